@@ -1,0 +1,88 @@
+"""The Trishake protocol without I/O: bytes in, events out.
+
+General layout: a runtime drives one `Session` (session.py) a connection. Its states and moves are one
+table (states.py), what it reports are the events (events.py), what it sends and reads are the messages
+(messages.py) in frames and records (records.py). A greeting is made and verified in greeting.py, with who we
+are (identity.py) and where we meet (network.py). Underneath is Noise (noise.py) with its patterns and suites
+as data (patterns.py), on `cryptography` alone (primitives.py). Every number is in limits.py, every error and
+every code in errors.py. Nothing here imports Trio, opens a socket or a file, or reads a clock.
+"""
+
+from .errors import (
+    RETRYABLE,
+    AlertCode,
+    CloseCode,
+    ForeignProtocol,
+    GreetingRefused,
+    InvalidPeerId,
+    LocalProtocolError,
+    ProtocolError,
+    Reason,
+    RemoteProtocolError,
+    TrishakeError,
+    Truncated,
+    UnexpectedIdentity,
+    VerdictCode,
+    code_name,
+    escape,
+)
+from .events import (
+    Accepted,
+    CloseReceived,
+    DataReceived,
+    Event,
+    PeerIdentified,
+    PongReceived,
+    Rejected,
+    SynReceived,
+    Wait,
+)
+from .foreign import foreign_protocol
+from .greeting import Profile
+from .identity import Identity, PeerId
+from .messages import Greeting
+from .network import Network
+from .patterns import PRIVATE_SUITES, PUBLIC_SUITES, Role, Suite
+from .session import Session
+from .states import Direction, State
+
+__all__ = [
+    "PRIVATE_SUITES",
+    "PUBLIC_SUITES",
+    "RETRYABLE",
+    "Accepted",
+    "AlertCode",
+    "CloseCode",
+    "CloseReceived",
+    "DataReceived",
+    "Direction",
+    "Event",
+    "ForeignProtocol",
+    "Greeting",
+    "GreetingRefused",
+    "Identity",
+    "InvalidPeerId",
+    "LocalProtocolError",
+    "Network",
+    "PeerId",
+    "PeerIdentified",
+    "PongReceived",
+    "Profile",
+    "ProtocolError",
+    "Reason",
+    "Rejected",
+    "RemoteProtocolError",
+    "Role",
+    "Session",
+    "State",
+    "Suite",
+    "SynReceived",
+    "TrishakeError",
+    "Truncated",
+    "UnexpectedIdentity",
+    "VerdictCode",
+    "Wait",
+    "code_name",
+    "escape",
+    "foreign_protocol",
+]

@@ -1,0 +1,92 @@
+"""What a session tells its runtime: frozen dataclasses, one for each thing that can happen.
+
+`Session.next_event` hands them out in order. What breaks the protocol is no event: it is raised.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from .errors import CloseCode, Reason
+from .identity import PeerId
+from .messages import Greeting
+from .patterns import Suite
+
+
+class Wait(enum.Enum):
+    """Nothing to hand out now."""
+
+    NEED_DATA = "bytes from the other side are needed"
+    PAUSED = "the peer is identified; accept or reject it"
+
+
+@dataclass(frozen=True, slots=True)
+class SynReceived:
+    """Responder: a well-formed preface and SYN came, and SYN-ACK is in `data_to_send` (steps 2 and 3)."""
+
+    suite: Suite
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentified:
+    """The other side has proved who it is: every check of section 7 up to 8 has passed (steps 4 and 6).
+
+    The session is paused now: `accept` or `reject`.
+    """
+
+    peer: PeerId
+    greeting: Greeting
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Initiator: VERDICT READY was decrypted; the session is open (step 7).
+
+    seen: our address as the responder sees it; text: for people, to be escaped before it is shown.
+    """
+
+    seen: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The other side refused, with its reason. The session has ended, and sends nothing more.
+
+    authenticated: True for a VERDICT; False for an ALERT, which anyone on the path can have written.
+    retry_after: seconds. versions, suites: what the other side speaks, where its ALERT says so.
+    """
+
+    reason: Reason
+    authenticated: bool
+    text: str | None = None
+    retry_after: int | None = None
+    seen: str | None = None
+    versions: tuple[int, int] | None = None
+    suites: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """The next part of the other side's byte stream, never empty."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReceived:
+    """The other side ended its direction. With code NORMAL ours goes on; with any other it has ended too."""
+
+    code: CloseCode | int
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PongReceived:
+    """The answer to `ping`, with its 8 bytes."""
+
+    payload: bytes
+
+
+Event = SynReceived | PeerIdentified | Accepted | Rejected | DataReceived | CloseReceived | PongReceived

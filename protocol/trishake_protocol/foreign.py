@@ -1,0 +1,28 @@
+"""Other protocols, told by their first bytes, so that a wrong port explains itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_SIGNATURES: Final = {
+    "SSH": (b"SSH-",),
+    "TLS": (b"\x14\x03", b"\x15\x03", b"\x16\x03"),
+    "HTTP": (b"HTTP/", b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"DELE", b"PATC", b"PRI "),
+}
+
+
+def foreign_protocol(data: bytes | bytearray) -> str | None:
+    """The protocol that begins with these bytes, where they tell."""
+    for name, signatures in _SIGNATURES.items():
+        if data.startswith(signatures):
+            return name
+    return None
+
+
+def may_become_known(data: bytes | bytearray) -> bool:
+    """Whether more bytes could tell a protocol that these do not tell yet."""
+    return any(
+        len(data) < len(signature) and signature.startswith(data)
+        for signatures in _SIGNATURES.values()
+        for signature in signatures
+    )

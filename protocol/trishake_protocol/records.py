@@ -1,0 +1,111 @@
+"""Frames, and the encrypted records inside them (sections 2 and 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import CloseCode, RemoteProtocolError
+from .limits import (
+    FRAME_HEADER,
+    KEY_LIMIT_NONCE,
+    MAX_ALERT_DETAIL,
+    MAX_GREETING,
+    MAX_NOISE_MESSAGE,
+    MAX_RECORD_CONTENT,
+    MIN_GREETING,
+    REKEY_INTERVAL,
+    TAG_LENGTH,
+)
+from .messages import Close, FrameType, RecordType, encode_frame
+from .noise import CipherState, HandshakeError
+from .patterns import Suite
+
+
+def frame_bounds(type_: FrameType, suite: Suite | None) -> range:
+    """The lengths that a frame's body may have. A greeting's depend on the suite (section 5)."""
+    if type_ is FrameType.ALERT:
+        return range(1, 1 + MAX_ALERT_DETAIL + 1)
+    if type_ is FrameType.RECORD:
+        return range(TAG_LENGTH, MAX_NOISE_MESSAGE + 1)
+    assert suite is not None
+    if type_ is FrameType.SYN:
+        return range(suite.syn, suite.syn + 1)
+    overhead = suite.syn_ack if type_ is FrameType.SYN_ACK else suite.ack
+    return range(overhead + MIN_GREETING, overhead + MAX_GREETING + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """The first three bytes of a frame: enough to refuse it before its body is buffered."""
+
+    type: int
+    length: int
+
+    @classmethod
+    def decode(cls, data: bytes | bytearray) -> FrameHeader | None:
+        """None while there are fewer than three bytes."""
+        if len(data) < FRAME_HEADER:
+            return None
+        return cls(data[0], int.from_bytes(data[1:FRAME_HEADER], "big"))
+
+
+class RecordWriter:
+    """Our direction after the handshake: content in, RECORD frames out."""
+
+    __slots__ = ("_cipher_state",)
+
+    def __init__(self, cipher_state: CipherState) -> None:
+        self._cipher_state = cipher_state
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the next nonce is the last, which only CLOSE KEY_LIMIT may use."""
+        return self._cipher_state.n >= KEY_LIMIT_NONCE
+
+    def encode(self, type_: RecordType, content: bytes, padding: int = 0) -> bytes:
+        """One frame. content, type byte and padding are at most 65519 bytes together."""
+        plaintext = content + bytes((type_,)) + bytes(padding)
+        assert len(plaintext) <= MAX_RECORD_CONTENT + 1
+        _rekey_if_due(self._cipher_state)
+        return encode_frame(FrameType.RECORD, self._cipher_state.encrypt_with_ad(b"", plaintext))
+
+
+class RecordReader:
+    """Their direction after the handshake: bodies of RECORD frames in, typed content out."""
+
+    __slots__ = ("_cipher_state",)
+
+    def __init__(self, cipher_state: CipherState) -> None:
+        self._cipher_state = cipher_state
+
+    def decode(self, body: bytes) -> tuple[RecordType, bytes]:
+        """(type, content). Raises RemoteProtocolError if it does not decrypt or is no record."""
+        n = self._cipher_state.n
+        _rekey_if_due(self._cipher_state)
+        try:
+            plaintext = self._cipher_state.decrypt_with_ad(b"", body)
+        except HandshakeError:
+            raise RemoteProtocolError(f"record {n} does not decrypt", reason=CloseCode.PROTOCOL) from None
+        unpadded = plaintext.rstrip(b"\x00")
+        if not unpadded:
+            raise RemoteProtocolError(f"record {n} has no type", reason=CloseCode.PROTOCOL)
+        try:
+            type_ = RecordType(unpadded[-1])
+        except ValueError:
+            raise RemoteProtocolError(
+                f"record {n} is of unknown type {unpadded[-1]}", reason=CloseCode.PROTOCOL
+            ) from None
+        content = unpadded[:-1]
+        if n >= KEY_LIMIT_NONCE and not _is_key_limit(type_, content):
+            raise RemoteProtocolError("a record beyond the key's limit", reason=CloseCode.PROTOCOL)
+        return type_, content
+
+
+def _is_key_limit(type_: RecordType, content: bytes) -> bool:
+    return type_ is RecordType.CLOSE and Close.decode(content).code is CloseCode.KEY_LIMIT
+
+
+def _rekey_if_due(cipher_state: CipherState) -> None:
+    # "before nonce n is used, where n > 0 and n mod 65536 = 0, that CipherState calls Noise Rekey()"
+    if cipher_state.n and cipher_state.n % REKEY_INTERVAL == 0:
+        cipher_state.rekey()

@@ -1,0 +1,580 @@
+"""Session: one end of one greeting, and of the encrypted records behind it. No I/O.
+
+A runtime drives it with four verbs:
+
+    receive_data(bytes), receive_eof()      what arrived
+    next_event()                            what it means: an event, NEED_DATA, or PAUSED
+    data_to_send()                          what to write now; ask after every call
+
+and the application decides with the others: `accept` or `reject` when the session is PAUSED because the peer
+is identified; then `send`, `finish`, `close`, `ping`. A runtime is a loop:
+
+    while (event := session.next_event()) is NEED_DATA:
+        write(session.data_to_send())
+        session.receive_data(read())
+
+A breach by the other side is raised by `next_event` as RemoteProtocolError. The session has then ended, and
+what it answers (ALERT, VERDICT or CLOSE) is in `data_to_send`. States and moves are in `states.py`, wire
+messages in `messages.py`, the checks of a greeting in `greeting.py`, Noise in `noise.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from . import limits
+from .errors import (
+    AlertCode,
+    CloseCode,
+    ForeignProtocol,
+    GreetingRefused,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Truncated,
+    VerdictCode,
+)
+from .events import (
+    Accepted,
+    CloseReceived,
+    DataReceived,
+    Event,
+    PeerIdentified,
+    PongReceived,
+    Rejected,
+    SynReceived,
+    Wait,
+)
+from .foreign import foreign_protocol, may_become_known
+from .greeting import Handshake, Profile
+from .identity import Identity, PeerId
+from .messages import (
+    Alert,
+    Close,
+    FrameType,
+    Ping,
+    Preface,
+    RecordType,
+    Verdict,
+    encode_frame,
+)
+from .patterns import SUITES, Role, Suite
+from .primitives import MLKEM768, SHA256, Kem, KeyPair
+from .records import FrameHeader, RecordReader, RecordWriter, frame_bounds
+from .states import Direction, Input, Machine, Record, State
+
+_BEFORE_THE_VERDICT: Final = {
+    State.AWAIT_SYN,
+    State.AWAIT_SYN_ACK,
+    State.AWAIT_ACK,
+    State.PEER_IDENTIFIED,
+    State.AWAIT_VERDICT,
+}
+
+
+def _not_own_dial(_: bytes) -> bool:
+    return False
+
+
+class Session:
+    """One end of one connection. Made by `Session.initiator` or `Session.responder`."""
+
+    def __init__(
+        self, handshake: Handshake, profile: Profile, is_own_dial: Callable[[bytes], bool] = _not_own_dial
+    ) -> None:
+        self._machine = Machine(handshake.role)
+        self._handshake = handshake
+        self._profile = profile
+        self._is_own_dial = is_own_dial
+
+        self._inbox = bytearray()
+        self._eof = False
+        self._failure: RemoteProtocolError | None = None
+        self._outbox: list[bytes | tuple[RecordType, bytes]] = []
+        self._pong: Ping | None = None
+        self._closing = False  # we closed for good: DATA that crosses our CLOSE is discarded (section 9)
+
+        self._magic_read = False
+        self._preface_read = False
+        self._syn_opened = False
+        self._channel_binding: bytes | None = None
+        self._writer: RecordWriter | None = None
+        self._reader: RecordReader | None = None
+
+    @classmethod
+    def initiator(
+        cls,
+        identity: Identity,
+        profile: Profile,
+        *,
+        now: int,
+        expected: PeerId | None = None,
+        suite: int | None = None,
+        kem: Kem = MLKEM768,
+        ephemeral: KeyPair | None = None,
+    ) -> Session:
+        """The side that opens the greeting; preface and SYN are in `data_to_send` at once.
+
+        now: our clock, Unix seconds. expected: who must answer, if that is known.
+        suite: the one to attempt; by default the best of the profile. Another is for an application that
+            allowed a second try with a lower one (section 13): the offers stay what they are.
+        kem, ephemeral: for reproducible tests only.
+        """
+        handshake = Handshake(
+            Role.INITIATOR, identity, profile, now=now, expected=expected, kem=kem, ephemeral=ephemeral
+        )
+        session = cls(handshake, profile)
+        preface, syn = handshake.start(profile.suites[0] if suite is None else SUITES[suite])
+        session._outbox.append(preface)
+        session._queue_frame(FrameType.SYN, syn)
+        return session
+
+    @classmethod
+    def responder(
+        cls,
+        identity: Identity,
+        profile: Profile,
+        *,
+        now: int,
+        is_own_dial: Callable[[bytes], bool] = _not_own_dial,
+        kem: Kem = MLKEM768,
+        ephemeral: KeyPair | None = None,
+    ) -> Session:
+        """The side that answers.
+
+        is_own_dial: told the ephemeral key of a SYN, 32 bytes; whether it is that of a dial of our own that
+            is still under way (section 7, step 6). now, kem, ephemeral: as for `initiator`.
+        """
+        handshake = Handshake(Role.RESPONDER, identity, profile, now=now, kem=kem, ephemeral=ephemeral)
+        return cls(handshake, profile, is_own_dial)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.role.value}, {self._machine.state.value}>"
+
+    # --- what can be asked ------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        return self._machine.role
+
+    @property
+    def state(self) -> State:
+        return self._machine.state
+
+    @property
+    def suite(self) -> Suite | None:
+        """The suite of this attempt; None at a responder that has not read the preface."""
+        return self._handshake.suite
+
+    @property
+    def ephemeral_key(self) -> bytes:
+        """Initiator: the public key in our SYN, by which our own listener knows our own dial."""
+        return self._handshake.ephemeral_key
+
+    @property
+    def channel_binding(self) -> bytes:
+        """h, 32 bytes, the same on both sides and on no other connection (section 9).
+
+        There once ACK was sent or has decrypted; LocalProtocolError before.
+        """
+        if self._channel_binding is None:
+            raise LocalProtocolError("the handshake is not finished: there is no session id yet")
+        return self._channel_binding
+
+    @property
+    def session_id(self) -> bytes:
+        """8 bytes, the same on both sides, for both logs (section 9)."""
+        digest = SHA256.digest(b"trishake/1 session\x00" + self.channel_binding)
+        return digest[: limits.SESSION_ID_LENGTH]
+
+    @property
+    def receive_room(self) -> int:
+        """How many bytes `receive_data` should be given at most now; 0 while PAUSED with a full buffer."""
+        if self._machine.state in _BEFORE_THE_VERDICT:
+            return max(0, limits.HANDSHAKE_BUFFER - len(self._inbox))
+        return limits.FRAME_HEADER + limits.MAX_NOISE_MESSAGE
+
+    @property
+    def sending(self) -> Direction:
+        """Whether we can still send."""
+        return self._machine.sending
+
+    @property
+    def receiving(self) -> Direction:
+        """Whether the other side can still send."""
+        return self._machine.receiving
+
+    # --- the four verbs ---------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes as they came, in any segmentation. After the end of the session they are dropped."""
+        if self._machine.state is not State.ENDED:
+            self._inbox += data
+
+    def receive_eof(self) -> None:
+        """The other side's bytes have ended."""
+        self._eof = True
+
+    def next_event(self) -> Event | Wait:
+        """What happened next; NEED_DATA when nothing did, PAUSED while the application must decide.
+
+        Raises RemoteProtocolError when the other side has broken the protocol, and again at each later call.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            while True:
+                match self._machine.state:
+                    case State.PEER_IDENTIFIED:
+                        return Wait.PAUSED
+                    case State.ENDED:
+                        return Wait.NEED_DATA
+                    case _:
+                        frame = self._take_frame()
+                if frame is None:
+                    self._check_eof()
+                    return Wait.NEED_DATA
+                type_, body = frame
+                event = self._READERS[self._machine.state, type_](self, body)
+                if event is not None:
+                    return event
+        except RemoteProtocolError as error:
+            self._fail(error)
+            raise
+
+    def data_to_send(self) -> bytes:
+        """Everything that is to be written now, in order, or nothing. Records are encrypted here."""
+        if self._pong is not None:
+            self._outbox.append((RecordType.PING, self._pong.encode()))
+            self._pong = None
+        parts: list[bytes] = []
+        for item in self._outbox:
+            if isinstance(item, bytes):
+                parts.append(item)
+                continue
+            assert self._writer is not None
+            if self._writer.exhausted:
+                parts.append(self._close_at_key_limit(self._writer))
+                break
+            parts.append(self._writer.encode(*item))
+        self._outbox.clear()
+        return b"".join(parts)
+
+    # --- what the application decides -------------------------------------------------------------------
+
+    def accept(self, *, seen: str | None = None, text: str | None = None) -> None:
+        """Take the identified peer: an initiator sends ACK, a responder VERDICT READY.
+
+        seen: the initiator's address as the responder sees it; text: for people. Both are the responder's.
+        Raises LocalProtocolError unless PAUSED.
+        """
+        self._machine.decide(Input.ACCEPT)
+        if self.role is Role.INITIATOR:
+            self._queue_frame(FrameType.ACK, self._handshake.write_ack())
+            self._take_transport()
+        else:
+            self._queue_record(RecordType.VERDICT, Verdict(VerdictCode.READY, seen=seen, text=text).encode())
+
+    def reject(
+        self,
+        reason: VerdictCode | int = VerdictCode.POLICY,
+        *,
+        text: str | None = None,
+        retry_after: int | None = None,
+        seen: str | None = None,
+    ) -> None:
+        """Refuse the identified peer, and end. A responder tells it why; an initiator sends ALERT ABORTED.
+
+        reason: a VerdictCode, or the application's own from 0x8000. retry_after: seconds.
+        Raises LocalProtocolError unless PAUSED, ValueError where the verdict cannot be sent.
+        """
+        if reason is VerdictCode.READY:
+            raise LocalProtocolError("READY is no reason to reject; call accept")
+        verdict = Verdict(reason, retry_after, seen, text).encode()
+        self._machine.decide(Input.REJECT)
+        if self.role is Role.INITIATOR:
+            self._queue_frame(FrameType.ALERT, Alert(AlertCode.ABORTED).encode())
+        else:
+            self._queue_rejection(verdict)
+
+    def refuse(self, code: AlertCode, *, retry_after: int | None = None) -> None:
+        """Responder: give up before ACK has come (BUSY, TIMEOUT, GOING_AWAY), and end.
+
+        The ALERT is left out where section 4 or 7 wants silence. retry_after: seconds, BUSY only.
+        Raises LocalProtocolError once ACK has come: then it is `reject`.
+        """
+        self._machine.decide(Input.REFUSE)
+        self._queue_alert(Alert(code, retry_after=retry_after))
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue a part of our byte stream; it becomes as many records as it needs.
+
+        Raises LocalProtocolError unless the session is open and our direction has not ended.
+        """
+        self._machine.record_sent(Record.DATA)
+        view = memoryview(data)
+        for start in range(0, len(view), limits.MAX_RECORD_CONTENT):
+            self._queue_record(RecordType.DATA, bytes(view[start : start + limits.MAX_RECORD_CONTENT]))
+
+    def finish(self) -> None:
+        """End our direction; the other goes on (CLOSE NORMAL). Raises LocalProtocolError as `send` does."""
+        self._machine.record_sent(Record.FINISH)
+        self._queue_record(RecordType.CLOSE, Close().encode())
+
+    def close(self, code: CloseCode, text: str | None = None) -> None:
+        """End both directions, saying why: what the other side still sends is discarded.
+
+        code: any but NORMAL, which is `finish`. Raises LocalProtocolError if we have closed before.
+        """
+        content = Close(code, text).encode()
+        self._machine.record_sent(Record.CLOSE)
+        self._queue_record(RecordType.CLOSE, content)
+        self._closing = True
+
+    def ping(self, payload: bytes) -> None:
+        """Ask whether the other side is there; PongReceived is its answer. payload: 8 bytes, echoed."""
+        if len(payload) != limits.PING_LENGTH:
+            raise ValueError(f"a ping carries {limits.PING_LENGTH} bytes, got {len(payload)}")
+        self._machine.record_sent(Record.PING)
+        self._queue_record(RecordType.PING, Ping(payload).encode())
+
+    # --- reading: frames --------------------------------------------------------------------------------
+
+    def _take_frame(self) -> tuple[FrameType, bytes] | None:
+        """The next frame, if the state allows its type, its length is in bounds, and all of it is there."""
+        if self._machine.state is State.AWAIT_SYN and not self._preface_read and not self._read_preface():
+            return None
+        if not self._inbox:
+            return None
+        type_ = self._check_type(self._inbox[0])
+        header = FrameHeader.decode(self._inbox)
+        if type_ is None or header is None:
+            return None
+        if header.length not in frame_bounds(type_, self.suite):
+            raise self._unfit(type_, f"a {type_.name} of {header.length} bytes")
+        end = limits.FRAME_HEADER + header.length
+        if len(self._inbox) < end:
+            return None
+        body = bytes(self._inbox[limits.FRAME_HEADER : end])
+        del self._inbox[:end]
+        return type_, body
+
+    def _check_type(self, byte: int) -> FrameType | None:
+        """The frame's type, if this state reads it; None while more bytes could tell a foreign protocol."""
+        state = self._machine.state
+        try:
+            type_ = FrameType(byte)
+        except ValueError:
+            if state is not State.AWAIT_SYN_ACK:
+                raise self._unfit(None, f"a frame of unknown type 0x{byte:02x}") from None
+            if may_become_known(self._inbox) and not self._eof:
+                return None
+            raise ForeignProtocol(foreign_protocol(self._inbox)) from None
+        if (state, type_) not in self._READERS:
+            raise self._unfit(type_, f"{type_.name} arrived while {state.value}")
+        return type_
+
+    def _unfit(self, type_: FrameType | None, text: str) -> RemoteProtocolError:
+        """The error for a frame that does not belong here, by its type or its length."""
+        match self._machine.state:
+            case State.AWAIT_SYN | State.AWAIT_ACK if type_ is not FrameType.ALERT:
+                return GreetingRefused(AlertCode.MALFORMED, text)
+            case State.AWAIT_SYN_ACK if type_ is FrameType.ALERT:
+                return ForeignProtocol(None)
+            case State.OPEN:
+                return RemoteProtocolError(text, reason=CloseCode.PROTOCOL)
+            case _:
+                return RemoteProtocolError(text)
+
+    def _check_eof(self) -> None:
+        state = self._machine.state
+        if not self._eof or (state is State.OPEN and self._machine.receiving is not Direction.OPEN):
+            return
+        if state is State.AWAIT_SYN and self._inbox and not self._magic_read:
+            raise ForeignProtocol(foreign_protocol(self._inbox))
+        where = "without CLOSE: it was cut" if state is State.OPEN else f"while we were {state.value}"
+        reason = CloseCode.PROTOCOL if state is State.OPEN else None
+        raise Truncated(f"the other side's stream ended {where}", reason=reason)
+
+    # --- reading: the greeting, responder ---------------------------------------------------------------
+
+    def _read_preface(self) -> bool:
+        """Section 7, steps 2 and 3. False while the preface is incomplete."""
+        magic = len(limits.MAGIC)
+        if len(self._inbox) < magic:
+            return False
+        if not self._inbox.startswith(limits.MAGIC):
+            raise ForeignProtocol(foreign_protocol(self._inbox))
+        self._magic_read = True
+        decoded = Preface.decode(bytes(self._inbox[: self._MAX_PREFACE]))
+        if decoded is None:
+            return False
+        preface, length = decoded
+        self._handshake.read_preface(preface)
+        self._preface_read = True
+        del self._inbox[:length]
+        return True
+
+    def _read_syn(self, body: bytes) -> Event:
+        """Section 7, steps 5 to 8."""
+        ephemeral_key = self._handshake.read_syn(body)
+        self._syn_opened = True
+        if self._is_own_dial(ephemeral_key):
+            raise GreetingRefused(VerdictCode.SELF, "this SYN is of a dial of our own")
+        syn_ack = self._handshake.write_syn_ack()
+        self._machine.receive(Input.SYN)
+        self._queue_frame(FrameType.SYN_ACK, syn_ack)
+        assert self.suite is not None
+        return SynReceived(self.suite)
+
+    def _read_ack(self, body: bytes) -> Event:
+        """Step 6: who called. Once ACK has decrypted, a refusal is a VERDICT."""
+        payload = self._handshake.open(body)
+        self._take_transport()
+        peer, greeting = self._handshake.verify(payload)
+        self._machine.receive(Input.ACK)
+        return PeerIdentified(peer, greeting)
+
+    # --- reading: the greeting, initiator ---------------------------------------------------------------
+
+    def _read_syn_ack(self, body: bytes) -> Event:
+        """Step 4: who answered."""
+        peer, greeting = self._handshake.verify(self._handshake.open(body))
+        self._machine.receive(Input.SYN_ACK)
+        return PeerIdentified(peer, greeting)
+
+    def _read_verdict(self, body: bytes) -> Event:
+        """Step 7: what the responder decided. Anything else than a VERDICT is no response."""
+        assert self._reader is not None
+        type_, content = self._reader.decode(body)
+        if type_ is not RecordType.VERDICT:
+            raise RemoteProtocolError(f"the first record is {type_.name}, not VERDICT")
+        verdict = Verdict.decode(content)
+        if verdict.code is VerdictCode.READY:
+            self._machine.receive(Input.READY)
+            return Accepted(verdict.seen, verdict.text)
+        self._machine.receive(Input.REJECTION)
+        return Rejected(verdict.code, True, verdict.text, verdict.retry, verdict.seen)
+
+    # --- reading: either side ---------------------------------------------------------------------------
+
+    def _read_alert(self, body: bytes) -> Event:
+        alert = Alert.decode(body)
+        self._machine.receive(Input.ALERT)
+        return Rejected(
+            alert.code, False, retry_after=alert.retry_after, versions=alert.versions, suites=alert.suites
+        )
+
+    def _read_record(self, body: bytes) -> Event | None:
+        """A record of the open session; None if it is nobody's business but ours."""
+        assert self._reader is not None
+        type_, content = self._reader.decode(body)
+        match type_:
+            case RecordType.DATA:
+                return self._read_data(content)
+            case RecordType.CLOSE:
+                return self._read_close(Close.decode(content))
+            case RecordType.PING:
+                return self._read_ping(Ping.decode(content))
+            case RecordType.VERDICT:
+                raise RemoteProtocolError("a VERDICT on an open session", reason=CloseCode.PROTOCOL)
+
+    def _read_data(self, content: bytes) -> Event | None:
+        if not content:
+            raise RemoteProtocolError("an empty DATA", reason=CloseCode.PROTOCOL)
+        self._machine.record_received(Record.DATA)
+        return None if self._closing else DataReceived(content)
+
+    def _read_close(self, close: Close) -> Event:
+        half = close.code is CloseCode.NORMAL
+        self._machine.record_received(Record.FINISH if half else Record.CLOSE)
+        if not half and self._machine.sending is Direction.OPEN:
+            self.finish()
+        return CloseReceived(close.code, close.text)
+
+    def _read_ping(self, ping: Ping) -> Event | None:
+        self._machine.record_received(Record.PING)
+        if ping.answer:
+            return PongReceived(ping.payload)
+        if self._machine.sending is not Direction.CLOSED:
+            self._pong = Ping(ping.payload, answer=True)  # the latest is answered, at most one is pending
+        return None
+
+    # --- writing ----------------------------------------------------------------------------------------
+
+    def _take_transport(self) -> None:
+        """The handshake is finished: the two directions, and the channel binding."""
+        self._channel_binding, ours, theirs = self._handshake.transport()
+        self._writer = RecordWriter(ours)
+        self._reader = RecordReader(theirs)
+
+    def _queue_frame(self, type_: FrameType, body: bytes) -> None:
+        self._outbox.append(encode_frame(type_, body))
+
+    def _queue_record(self, type_: RecordType, content: bytes) -> None:
+        self._outbox.append((type_, content))
+
+    def _queue_rejection(self, verdict: bytes) -> None:
+        """VERDICT, then CLOSE NORMAL (section 8)."""
+        self._queue_record(RecordType.VERDICT, verdict)
+        self._queue_record(RecordType.CLOSE, Close().encode())
+
+    def _queue_alert(self, alert: Alert) -> None:
+        """An ALERT of the responder's, unless it must be silent: before the magic, or the network's key."""
+        if self._profile.network.quiet and not self._syn_opened:
+            return
+        if not self._magic_read and alert.code is not AlertCode.BUSY:
+            return
+        self._queue_frame(FrameType.ALERT, alert.encode())
+
+    def _close_at_key_limit(self, writer: RecordWriter) -> bytes:
+        """At n = 2^63 the side closes with KEY_LIMIT; only that CLOSE may use it (section 9)."""
+        self._machine.sending = Direction.CLOSED
+        self._closing = True
+        return writer.encode(RecordType.CLOSE, Close(CloseCode.KEY_LIMIT).encode())
+
+    # --- failing ----------------------------------------------------------------------------------------
+
+    def _fail(self, error: RemoteProtocolError) -> None:
+        """End, and queue what section 8 or 9 has us answer."""
+        self._failure = error
+        if self._machine.state is State.OPEN:
+            self._close_after(error)
+        elif isinstance(error, GreetingRefused):
+            self._answer_refused(error.reason)
+        self._machine.end()
+        self._inbox.clear()
+
+    def _close_after(self, error: RemoteProtocolError) -> None:
+        if self._machine.sending is not Direction.CLOSED:
+            code = error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
+            self._queue_record(RecordType.CLOSE, Close(code).encode())
+
+    def _answer_refused(self, reason: AlertCode | VerdictCode) -> None:
+        if self.role is Role.INITIATOR:
+            self._queue_frame(FrameType.ALERT, Alert(AlertCode.ABORTED).encode())
+        elif self._writer is not None and isinstance(reason, VerdictCode):
+            self._queue_rejection(Verdict(reason).encode())
+        elif isinstance(reason, VerdictCode):
+            # SELF before ACK looks like any failure: a stranger must not learn whose dial he saw (7, step 6).
+            self._queue_alert(Alert(AlertCode.HANDSHAKE_FAILED))
+        elif reason is AlertCode.UNSUPPORTED_VERSION:
+            self._queue_alert(Alert(reason, versions=self._profile.versions))
+        elif reason is AlertCode.UNSUPPORTED_SUITE:
+            self._queue_alert(Alert(reason, suites=tuple(suite.id for suite in self._profile.suites)))
+        else:
+            self._queue_alert(Alert(reason))
+
+    _MAX_PREFACE = limits.PREFACE_HEADER + 2 * limits.MAX_OFFERS + limits.MAX_EXTENSION
+
+    _READERS: Final = {
+        (State.AWAIT_SYN, FrameType.SYN): _read_syn,
+        (State.AWAIT_SYN, FrameType.ALERT): _read_alert,
+        (State.AWAIT_SYN_ACK, FrameType.SYN_ACK): _read_syn_ack,
+        (State.AWAIT_SYN_ACK, FrameType.ALERT): _read_alert,
+        (State.AWAIT_ACK, FrameType.ACK): _read_ack,
+        (State.AWAIT_ACK, FrameType.ALERT): _read_alert,
+        (State.AWAIT_VERDICT, FrameType.RECORD): _read_verdict,
+        (State.AWAIT_VERDICT, FrameType.ALERT): _read_alert,
+        (State.OPEN, FrameType.RECORD): _read_record,
+    }

@@ -1,0 +1,166 @@
+"""The states of a session, and every legal move between them.
+
+Theory of operation. A session is first a greeting, then two directions.
+
+The greeting is one machine a role. Its inputs are what arrives (SYN, SYN_ACK, ACK, ALERT, and the VERDICT as
+READY or REJECTION) and what the application decides (ACCEPT, REJECT, REFUSE):
+
+    initiator                                        responder
+
+    AWAIT_SYN_ACK ──ALERT──────────▶ ENDED           AWAIT_SYN ──ALERT, REFUSE──────▶ ENDED
+        │ SYN_ACK                                        │ SYN
+    PEER_IDENTIFIED ──REJECT───────▶ ENDED           AWAIT_ACK ──ALERT, REFUSE──────▶ ENDED
+        │ ACCEPT                                         │ ACK
+    AWAIT_VERDICT ──ALERT, REJECTION▶ ENDED          PEER_IDENTIFIED ──REJECT───────▶ ENDED
+        │ READY                                          │ ACCEPT
+      OPEN                                             OPEN
+
+PEER_IDENTIFIED is the pause in which the application decides; nothing that arrives is read before it has.
+
+An open session is two directions, and each ends on its own: FINISH is CLOSE with code NORMAL where there are
+no streams (a half-close), CLOSE any other. The same table serves what we send and what we receive.
+
+    OPEN ──FINISH──▶ FINISHED ──CLOSE──▶ CLOSED            OPEN ──CLOSE──▶ CLOSED
+
+A look-up that fails is a breach: by the other side if the input arrived, by the caller if he asked for it.
+A breach by the other side ends the session from any state.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from .errors import LocalProtocolError, RemoteProtocolError
+from .patterns import Role
+
+
+class State(enum.Enum):
+    AWAIT_SYN = "waiting for SYN"
+    AWAIT_SYN_ACK = "waiting for SYN-ACK"
+    AWAIT_ACK = "waiting for ACK"
+    PEER_IDENTIFIED = "the peer is identified, and neither accepted nor rejected yet"
+    AWAIT_VERDICT = "waiting for VERDICT"
+    OPEN = "open"
+    ENDED = "ended"
+
+
+class Input(enum.Enum):
+    SYN = "SYN"
+    SYN_ACK = "SYN-ACK"
+    ACK = "ACK"
+    ALERT = "ALERT"
+    READY = "VERDICT READY"
+    REJECTION = "a rejecting VERDICT"
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    REFUSE = "refuse"
+
+
+class Direction(enum.Enum):
+    OPEN = "open"
+    FINISHED = "half-closed"
+    CLOSED = "closed"
+
+
+class Record(enum.Enum):
+    DATA = "DATA"
+    PING = "PING"
+    FINISH = "CLOSE NORMAL"
+    CLOSE = "CLOSE"
+
+
+GREETING: Final = {
+    Role.INITIATOR: {
+        State.AWAIT_SYN_ACK: {Input.SYN_ACK: State.PEER_IDENTIFIED, Input.ALERT: State.ENDED},
+        State.PEER_IDENTIFIED: {Input.ACCEPT: State.AWAIT_VERDICT, Input.REJECT: State.ENDED},
+        State.AWAIT_VERDICT: {
+            Input.READY: State.OPEN,
+            Input.REJECTION: State.ENDED,
+            Input.ALERT: State.ENDED,
+        },
+        State.OPEN: {},
+        State.ENDED: {},
+    },
+    Role.RESPONDER: {
+        State.AWAIT_SYN: {
+            Input.SYN: State.AWAIT_ACK,
+            Input.ALERT: State.ENDED,
+            Input.REFUSE: State.ENDED,
+        },
+        State.AWAIT_ACK: {
+            Input.ACK: State.PEER_IDENTIFIED,
+            Input.ALERT: State.ENDED,
+            Input.REFUSE: State.ENDED,
+        },
+        State.PEER_IDENTIFIED: {Input.ACCEPT: State.OPEN, Input.REJECT: State.ENDED},
+        State.OPEN: {},
+        State.ENDED: {},
+    },
+}
+
+DIRECTION: Final = {
+    Direction.OPEN: {
+        Record.DATA: Direction.OPEN,
+        Record.PING: Direction.OPEN,
+        Record.FINISH: Direction.FINISHED,
+        Record.CLOSE: Direction.CLOSED,
+    },
+    Direction.FINISHED: {
+        # A side that has said all it will say still answers pings, and may yet find a breach.
+        Record.PING: Direction.FINISHED,
+        Record.CLOSE: Direction.CLOSED,
+    },
+    Direction.CLOSED: {},
+}
+
+
+class Machine:
+    """Where one session stands: the greeting's state, and after it that of each direction."""
+
+    __slots__ = ("receiving", "role", "sending", "state")
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.state = State.AWAIT_SYN_ACK if role is Role.INITIATOR else State.AWAIT_SYN
+        self.sending = Direction.OPEN
+        self.receiving = Direction.OPEN
+
+    def allows(self, input_: Input) -> bool:
+        return input_ in GREETING[self.role][self.state]
+
+    def receive(self, input_: Input) -> None:
+        """Something of the greeting arrived. Raises RemoteProtocolError in a state that does not allow it."""
+        try:
+            self.state = GREETING[self.role][self.state][input_]
+        except KeyError:
+            raise RemoteProtocolError(f"{input_.value} arrived while {self.state.value}") from None
+
+    def decide(self, input_: Input) -> None:
+        """The application decided. Raises LocalProtocolError in a state that does not allow it."""
+        try:
+            self.state = GREETING[self.role][self.state][input_]
+        except KeyError:
+            raise LocalProtocolError(f"cannot {input_.value}: the session is {self.state.value}") from None
+
+    def record_received(self, record: Record) -> None:
+        try:
+            self.receiving = DIRECTION[self.receiving][record]
+        except KeyError:
+            raise RemoteProtocolError(
+                f"{record.value} arrived on a {self.receiving.value} direction"
+            ) from None
+
+    def record_sent(self, record: Record) -> None:
+        if self.state is not State.OPEN:
+            raise LocalProtocolError(f"cannot send {record.value}: the session is {self.state.value}")
+        try:
+            self.sending = DIRECTION[self.sending][record]
+        except KeyError:
+            raise LocalProtocolError(
+                f"cannot send {record.value}: our direction is {self.sending.value}"
+            ) from None
+
+    def end(self) -> None:
+        self.state = State.ENDED
