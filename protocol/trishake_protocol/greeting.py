@@ -149,15 +149,11 @@ class Handshake:
         enabled = {suite.id: suite for suite in self._profile.suites}
         network = self._profile.network
         if preface.suite not in enabled:
-            raise GreetingRefused(
-                AlertCode.UNSUPPORTED_SUITE, f"suite 0x{preface.suite:04x} is not enabled here"
-            )
+            raise GreetingRefused(AlertCode.UNSUPPORTED_SUITE, f"suite 0x{preface.suite:04x} is not enabled here")
         if preface.net_tag != network.tag:
             if network.private:
                 raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, "a private network has no tag")
-            raise GreetingRefused(
-                AlertCode.WRONG_NETWORK, f"the tag is not that of the network {network.name!r}"
-            )
+            raise GreetingRefused(AlertCode.WRONG_NETWORK, f"the tag is not that of the network {network.name!r}")
         self.suite = enabled[preface.suite]
         self._preface = preface
 

@@ -319,9 +319,7 @@ class Preface:
         if version_max < version:
             raise GreetingRefused(AlertCode.MALFORMED, f"version_max {version_max} below version {version}")
         if not 1 <= n_offers <= limits.MAX_OFFERS:
-            raise GreetingRefused(
-                AlertCode.MALFORMED, f"{n_offers} offers, 1 to {limits.MAX_OFFERS} are allowed"
-            )
+            raise GreetingRefused(AlertCode.MALFORMED, f"{n_offers} offers, 1 to {limits.MAX_OFFERS} are allowed")
         if ext_length > limits.MAX_EXTENSION:
             raise GreetingRefused(
                 AlertCode.MALFORMED,
@@ -337,9 +335,7 @@ class Preface:
         suite = int.from_bytes(data[6:8], "big")
         if suite not in offers:
             raise GreetingRefused(AlertCode.MALFORMED, f"suite 0x{suite:04x} is not among its own offers")
-        preface = cls(
-            suite, offers, bytes(data[11:19]), version, version_max, bytes(data[end_of_offers:length])
-        )
+        preface = cls(suite, offers, bytes(data[11:19]), version, version_max, bytes(data[end_of_offers:length]))
         return preface, length
 
 

@@ -109,9 +109,7 @@ class Suite:
 CLASSICAL: Final = Suite(0x0001, "Noise_XX_25519_ChaChaPoly_SHA256", XX, 32, 96, 64)
 HYBRID: Final = Suite(0x0002, "Noise_XXhfs_25519+MLKEM768_ChaChaPoly_SHA256", XXhfs, 1216, 1200, 64)
 CLASSICAL_PSK: Final = Suite(0x0101, "Noise_XXpsk0_25519_ChaChaPoly_SHA256", XXpsk0, 48, 96, 64)
-HYBRID_PSK: Final = Suite(
-    0x0102, "Noise_XXhfs+psk0_25519+MLKEM768_ChaChaPoly_SHA256", XXhfs_psk0, 1248, 1200, 64
-)
+HYBRID_PSK: Final = Suite(0x0102, "Noise_XXhfs+psk0_25519+MLKEM768_ChaChaPoly_SHA256", XXhfs_psk0, 1248, 1200, 64)
 
 SUITES: Final = {suite.id: suite for suite in (HYBRID, CLASSICAL, HYBRID_PSK, CLASSICAL_PSK)}
 

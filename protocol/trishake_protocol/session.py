@@ -172,6 +172,11 @@ class Session:
         return self._handshake.ephemeral_key
 
     @property
+    def finished_handshake(self) -> bool:
+        """Whether ACK was sent or has decrypted: from then on there is a session id."""
+        return self._channel_binding is not None
+
+    @property
     def channel_binding(self) -> bytes:
         """h, 32 bytes, the same on both sides and on no other connection (section 9).
 

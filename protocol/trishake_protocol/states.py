@@ -148,9 +148,7 @@ class Machine:
         try:
             self.receiving = DIRECTION[self.receiving][record]
         except KeyError:
-            raise RemoteProtocolError(
-                f"{record.value} arrived on a {self.receiving.value} direction"
-            ) from None
+            raise RemoteProtocolError(f"{record.value} arrived on a {self.receiving.value} direction") from None
 
     def record_sent(self, record: Record) -> None:
         if self.state is not State.OPEN:

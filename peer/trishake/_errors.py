@@ -1,0 +1,261 @@
+"""How a greeting or a connection can end other than well.
+
+    TrishakeError
+    ├── DialError                   a greeting that opened no connection, seen from either side;
+    │   │                           .address, .peer, .session_id, .retryable
+    │   ├── NoResponse              .phase, .cause, .elapsed, .protocol
+    │   ├── Rejected                by the other side: .reason, .text, .retry_after, .authenticated
+    │   └── Refused                 by us: .reason
+    │       ├── WrongIdentity       .expected, .actual
+    │       ├── Untrusted           .verdict: what our policy said
+    │       └── BadHandshake        they broke the protocol, or someone between us did
+    ├── ConnectionClosed            .code, .text, .by_peer; also a trio.BrokenResourceError
+    ├── InvalidAddress              also a ValueError
+    └── ProtocolError, InvalidPeerId        the core's (trishake_protocol.errors)
+
+Every message says what happened, to whom, at which step, and what to do next. The type tells the outcomes
+apart; no caller need read the text.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import trio
+
+from trishake_protocol import (
+    RETRYABLE,
+    AlertCode,
+    CloseCode,
+    PeerId,
+    Reason,
+    TrishakeError,
+    VerdictCode,
+    code_name,
+    escape,
+)
+
+if TYPE_CHECKING:
+    from ._trust import Rejection
+
+
+class Phase(enum.StrEnum):
+    """Where a greeting was when it ended. The first four are a dial's; SYN and ACK are a responder's."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    SYN_ACK = "syn-ack"
+    VERDICT = "verdict"
+    SYN = "syn"
+    ACK = "ack"
+
+
+class Cause(enum.StrEnum):
+    """Why there was no response (section 1 of the specification)."""
+
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    RESET = "reset"
+    FOREIGN = "foreign"
+    BROKEN = "broken"
+
+
+class DialError(TrishakeError):
+    """A greeting that opened no connection.
+
+    address: where it went, or whence it came; None for a stream that has none.
+    peer: who the other side is, if that was proved; at a dial, else who was dialed, if that was known.
+    session_id: 8 bytes that the other side's log shows too, once there is one.
+    retryable: whether the same dial may go better later, with nothing changed on our side.
+    """
+
+    retryable = False
+    address: str | None = None
+    peer: PeerId | None = None
+    session_id: bytes | None = None
+
+    def _at(self) -> str:
+        return f" [{self.address}]" if self.address else ""
+
+
+class NoResponse(DialError):
+    """Nobody answered, or not to the end, or not in this protocol. Nothing is known for certain.
+
+    phase: how far it came. cause: why it ended. elapsed: seconds since the attempt began.
+    protocol: for `foreign`, the other protocol's name where it can be told.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        cause: Cause,
+        *,
+        elapsed: float = 0.0,
+        protocol: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(phase, cause)
+        self.phase = phase
+        self.cause = cause
+        self.elapsed = elapsed
+        self.protocol = protocol
+        self.detail = detail
+        self.retryable = cause is not Cause.FOREIGN
+
+    def __str__(self) -> str:
+        what = _CAUSES[self.cause].format(protocol=self.protocol or "another protocol")
+        detail = f" ({self.detail})" if self.detail else ""
+        where = f"{self.phase}, after {self.elapsed:.2f} s"
+        return f"no response{self._at()}: {what}{detail} at {where}. {_ADVICE_FOR_CAUSE[self.cause]}"
+
+
+class Rejected(DialError):
+    """The other side answered, and does not want us.
+
+    reason: an AlertCode or a VerdictCode; an int where the code is the application's own or unknown.
+    text: the other side's words, as they came; escape them before showing them. retry_after: seconds.
+    authenticated: True for a VERDICT; False for an ALERT, which anyone on the path can have written.
+    versions, suites: what the other side speaks, where it says so.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        *,
+        text: str | None = None,
+        retry_after: int | None = None,
+        authenticated: bool,
+        versions: tuple[int, int] | None = None,
+        suites: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.text = text
+        self.retry_after = retry_after
+        self.authenticated = authenticated
+        self.versions = versions
+        self.suites = suites
+        self.retryable = reason in RETRYABLE
+
+    def __str__(self) -> str:
+        text = f': "{escape(self.text)}"' if self.text else ""
+        certain = "proved by its key" if self.authenticated else "a hint: anyone on the path can have sent it"
+        return f"rejected{self._at()}: {code_name(self.reason)}{text} ({certain}). {self._advice()}"
+
+    def _advice(self) -> str:
+        if self.versions is not None:
+            return f"It speaks versions {self.versions[0]} to {self.versions[1]}: update one of the two sides."
+        if self.suites is not None:
+            suites = ", ".join(f"0x{suite:04x}" for suite in self.suites)
+            return f"It has enabled {suites}: enable one of them here too."
+        if self.retryable:
+            return f"Try again in {self.retry_after or 1} s." if self.retry_after else "Try again later."
+        return _ADVICE_FOR_REASON.get(self.reason, "Do not try again unchanged; ask who runs the other side.")
+
+
+class Refused(DialError):
+    """We refused the other side. reason: what it failed, as a code of the specification."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason = reason
+        self._text = text
+
+    def __str__(self) -> str:
+        return f"refused by us{self._at()}: {self._text}"
+
+
+class WrongIdentity(Refused):
+    """Somebody answered at that address, and it is not the peer who was dialed. Nothing named us to him."""
+
+    def __init__(self, expected: PeerId, actual: PeerId) -> None:
+        super().__init__(
+            VerdictCode.IDENTITY_UNKNOWN,
+            f"expected {expected}, and {actual} answered. If the peer has a new key, get a new invite from it "
+            "over a channel you trust; else somebody else is at its address.",
+        )
+        self.expected = expected
+        self.actual = actual
+        self.peer = actual
+
+
+class Untrusted(Refused):
+    """Our own policy refused the peer, which had proved who it is. verdict: what the policy said."""
+
+    def __init__(self, peer: PeerId, verdict: Rejection) -> None:
+        text = f': "{escape(verdict.text)}"' if verdict.text else ""
+        super().__init__(
+            verdict.reason,
+            f"our policy does not take {peer} ({code_name(verdict.reason)}{text}). "
+            "Change the policy if it should.",
+        )
+        self.verdict = verdict
+        self.peer = peer
+
+
+class BadHandshake(Refused):
+    """The other side broke the protocol, or someone between us did."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(reason, f"{text}. {_ADVICE_FOR_REASON.get(reason, _BROKEN)}")
+
+
+class ConnectionClosed(TrishakeError, trio.BrokenResourceError):
+    """The connection ended other than by the clean end of both directions.
+
+    code: the CLOSE that ended it, None where there was none (the transport broke, or was cut).
+    text: what came with it, as it came. by_peer: whether the other side ended it.
+    """
+
+    def __init__(
+        self, what: str, *, code: CloseCode | int | None = None, text: str | None = None, by_peer: bool
+    ) -> None:
+        super().__init__(what)
+        self.code = code
+        self.text = text
+        self.by_peer = by_peer
+
+
+class InvalidAddress(TrishakeError, ValueError):
+    """This text is no address or invite; the message says in what it fails."""
+
+
+_CAUSES = {
+    Cause.REFUSED: "the port is closed",
+    Cause.UNREACHABLE: "the address cannot be reached",
+    Cause.TIMEOUT: "the time was up",
+    Cause.CLOSED: "the other side closed the stream",
+    Cause.RESET: "the connection was reset",
+    Cause.FOREIGN: "{protocol} is spoken there, not Trishake",
+    Cause.BROKEN: "what came back is not valid",
+}
+_ADVICE_FOR_CAUSE = {
+    Cause.REFUSED: "Is the other side running, and listening on this port?",
+    Cause.UNREACHABLE: "Check the name and the address, and that this machine has a route to it.",
+    Cause.TIMEOUT: "A firewall that drops packets, a wrong address or a busy peer look like this. Try again.",
+    Cause.CLOSED: "It may be quiet, shutting down, or not Trishake. Look at its log, or try again.",
+    Cause.RESET: "It may have crashed, or something between you cuts connections. Try again.",
+    Cause.FOREIGN: "Check the port number.",
+    Cause.BROKEN: "Something between you changes the bytes, or the other side has a fault.",
+}
+_BROKEN = "The other side has a fault, or someone between you changes the bytes."
+_ADVICE_FOR_REASON: dict[Reason, str] = {
+    AlertCode.MALFORMED: "One of the two sides has a fault: update both.",
+    AlertCode.WRONG_NETWORK: "The two sides must name the same network.",
+    AlertCode.HANDSHAKE_FAILED: "The two sides must have the same network name and key.",
+    AlertCode.ABORTED: "The dialer does not accept this peer: it dialed another, or its policy says no.",
+    VerdictCode.BAD_SIGNATURE: "It does not hold the key that it names: do not trust it.",
+    VerdictCode.BAD_IDENTITY_KEY: "That key proves nothing: make a new identity.",
+    VerdictCode.BAD_GREETING: _BROKEN,
+    VerdictCode.UNSUPPORTED_CRITICAL: "One of the two sides is older: update it.",
+    VerdictCode.EXPIRED: "Check the clocks of both machines.",
+    VerdictCode.DOWNGRADE: "Someone between you may have forced the weaker choice: do not go on.",
+    VerdictCode.SELF: "This is a dial to oneself: check the address.",
+    VerdictCode.IDENTITY_UNKNOWN: "Ask the other side to add this peer id to those that it takes.",
+    VerdictCode.IDENTITY_BLOCKED: "The other side has blocked this peer id.",
+    VerdictCode.POLICY: "Ask who runs the other side.",
+    VerdictCode.DUPLICATE: "A connection with this identity is open already: use it, or close it first.",
+}

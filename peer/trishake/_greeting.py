@@ -1,0 +1,360 @@
+"""The greeting, driven over a wire: deadlines, policy, and how each outcome is told apart.
+
+    greet_as_initiator    SYN → SYN-ACK → our policy → ACK → VERDICT
+    greet_as_responder    SYN → SYN-ACK → ACK → our policy → VERDICT
+
+Both return a Meeting or raise a DialError, and then the wire is closed. The rules are the session's; here are
+the waits, each under an absolute deadline that knows its phase.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from trishake_protocol import (
+    Accepted,
+    AlertCode,
+    Event,
+    ForeignProtocol,
+    GreetingRefused,
+    PeerId,
+    PeerIdentified,
+    RemoteProtocolError,
+    Role,
+    Session,
+    State,
+    SynReceived,
+    Truncated,
+    UnexpectedIdentity,
+    VerdictCode,
+    Wait,
+)
+from trishake_protocol import (
+    Rejected as RejectedEvent,
+)
+
+from ._errors import (
+    BadHandshake,
+    Cause,
+    DialError,
+    NoResponse,
+    Phase,
+    Refused,
+    Rejected,
+    Untrusted,
+    WrongIdentity,
+)
+from ._limits import Limits
+from ._observer import Observer, Progress, Step
+from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, reject
+from ._wire import Wire
+
+MET_ITSELF: Final = "this peer has met itself. Check the address, and that no two peers share an identity"
+
+_log = logging.getLogger("trishake")
+
+
+def unix_time() -> int:
+    """Our clock, for the greeting's `time` and `exp`."""
+    return int(time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """A greeting that ended with READY: who is there, and what it said about itself."""
+
+    identified: PeerIdentified
+    seen: str | None = None
+    text: str | None = None
+
+
+class Greeting:
+    """One greeting on one wire: what both roles share.
+
+    address: for errors and observers. dialed: who was to answer, if that is known.
+    started: when its time began to run, on Trio's clock.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        wire: Wire,
+        *,
+        trust: Policy,
+        limits: Limits,
+        observer: Observer,
+        address: str | None,
+        started: float,
+        dialed: PeerId | None = None,
+    ) -> None:
+        self.session = session
+        self.wire = wire
+        self.trust = trust
+        self.limits = limits
+        self.observer = observer
+        self.address = address
+        self.dialed = dialed
+        self.started = started
+        self.phase = Phase.SYN_ACK if session.role is Role.INITIATOR else Phase.SYN
+        self.identified: PeerIdentified | None = None
+        self.scope = trio.CancelScope()
+        """Everything up to the verdict, under the deadline of its phase."""
+        self.leaving = False
+
+    def leave(self) -> None:
+        """Our side is closing: end a greeting under way, and tell a dialer so."""
+        self.leaving = True
+        self.scope.cancel()
+
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    async def next_event(self) -> Event:
+        """The next thing that happens. Raises RemoteProtocolError, or NoResponse where the transport failed."""
+        broken: trio.BrokenResourceError | None = None
+        while (event := self.session.next_event()) is Wait.NEED_DATA:
+            self.wire.queue(self.session)
+            if self.wire.pending and broken is None:
+                try:
+                    await self.wire.flush()
+                except trio.BrokenResourceError as error:
+                    broken = error  # a refusal may have come before the stream broke: read it first
+            try:
+                data = await self.wire.receive(self.session.receive_room)
+            except trio.BrokenResourceError as error:
+                raise self.no_response(Cause.RESET) from error
+            if data:
+                self.session.receive_data(data)
+            elif broken is not None:
+                raise self.no_response(Cause.RESET) from broken
+            else:
+                self.session.receive_eof()
+        assert not isinstance(event, Wait)
+        return event
+
+    async def decide(self, identified: PeerIdentified) -> Decision:
+        """Ask the policy, within its time. What it does wrong is a rejection too, and is logged."""
+        self.identified = identified
+        session_id = self.session.session_id if self.session.finished_handshake else None
+        introduction = Introduction(
+            identified.peer, self.session.role.other, self.address, identified.greeting, session_id
+        )
+        with trio.move_on_after(self.limits.policy):
+            # The policy is the application's: whatever it raises is its failure, and none of this greeting's
+            # bystanders may fall with it. The peer is told INTERNAL, the log gets the traceback.
+            try:
+                decision = await self.trust(introduction)
+            except Exception:  # noqa: BLE001
+                _log.exception("the policy failed for %s", identified.peer)
+                return reject(VerdictCode.INTERNAL)
+            if not isinstance(decision, Acceptance | Rejection):  # pyright: ignore[reportUnnecessaryIsInstance]
+                _log.error("the policy for %s returned %r, not accept() or reject()", identified.peer, decision)
+                return reject(VerdictCode.INTERNAL)
+            return decision
+        return reject(VerdictCode.POLICY_TIMEOUT)
+
+    # --- ending -----------------------------------------------------------------------------------------
+
+    async def say_goodbye(self, release: Callable[[], None] | None = None) -> None:
+        """Write the refusal that the session holds, half-close, and read on so that no reset destroys it.
+
+        Then, or if there is nothing to say, the wire is closed.
+        """
+        after_verdict = self.session.role is Role.RESPONDER and self.identified is not None
+        self.wire.queue(self.session)
+        try:
+            if self.wire.pending:
+                with trio.move_on_after(self.limits.write_alert) as scope:
+                    await self.wire.flush()
+                    await self.wire.send_eof()
+                if release is not None:
+                    release()
+                if not scope.cancelled_caught:
+                    await self._drain(
+                        self.limits.drain_after_verdict if after_verdict else self.limits.drain_after_alert
+                    )
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the other side is gone already, and has all that it will read
+        finally:
+            await self.wire.abort()
+
+    async def _drain(self, seconds: float) -> None:
+        left = self.limits.drain_bytes
+        with trio.move_on_after(seconds):
+            while left > 0 and (data := await self.wire.receive(left)):
+                left -= len(data)
+
+    # --- naming the outcome -----------------------------------------------------------------------------
+
+    def progress(self, step: Step) -> None:
+        session = self.session
+        self.observer.progress(
+            Progress(
+                step,
+                session.role,
+                self.address,
+                self.identified.peer if self.identified else None,
+                session.session_id if session.finished_handshake else None,
+            )
+        )
+
+    def no_response(self, cause: Cause, *, protocol: str | None = None, detail: str | None = None) -> NoResponse:
+        elapsed = trio.current_time() - self.started
+        return NoResponse(self.phase, cause, elapsed=elapsed, protocol=protocol, detail=detail)
+
+    def broken(self, error: RemoteProtocolError) -> DialError:
+        """The outcome for a breach of the protocol."""
+        match error:
+            case UnexpectedIdentity():
+                return WrongIdentity(error.expected, error.actual)
+            case GreetingRefused(reason=VerdictCode.SELF):
+                return Refused(VerdictCode.SELF, MET_ITSELF)
+            case GreetingRefused():
+                return BadHandshake(error.reason, str(error))
+            case ForeignProtocol():
+                return self.no_response(Cause.FOREIGN, protocol=error.protocol)
+            case Truncated():
+                return self.no_response(Cause.CLOSED)
+            case _:
+                return self.no_response(Cause.BROKEN, detail=str(error))
+
+    def rejected(self, event: RejectedEvent) -> Rejected:
+        return Rejected(
+            event.reason,
+            text=event.text,
+            retry_after=event.retry_after,
+            authenticated=event.authenticated,
+            versions=event.versions,
+            suites=event.suites,
+        )
+
+    def with_facts(self, error: DialError) -> DialError:
+        """Put where and who into the error, and tell the observer."""
+        error.address = self.address
+        if error.peer is None:
+            error.peer = self.identified.peer if self.identified else self.dialed
+        if self.session.finished_handshake:
+            error.session_id = self.session.session_id
+        self.observer.failed(self.session.role, error)
+        return error
+
+
+async def greet_as_initiator(greeting: Greeting) -> Meeting:
+    """Steps 1, 4, 5 and 7. Returns only after READY; raises DialError, the wire then closed.
+
+    Cancelled, it closes the wire at once.
+    """
+    greeting.scope.deadline = greeting.started + greeting.limits.greeting
+    try:
+        with greeting.scope:
+            return await _initiate(greeting)
+        raise greeting.no_response(Cause.TIMEOUT)
+    except Refused as error:
+        await greeting.say_goodbye()
+        raise greeting.with_facts(error) from error.__cause__
+    except DialError as error:
+        await greeting.wire.abort()  # no response, or rejected: there is nothing more to say
+        raise greeting.with_facts(error) from error.__cause__
+    except BaseException:
+        await greeting.wire.abort()
+        raise
+
+
+async def _initiate(greeting: Greeting) -> Meeting:
+    session, wire = greeting.session, greeting.wire
+    try:
+        greeting.progress(Step.SYN_SENT)
+        event = await greeting.next_event()
+        if isinstance(event, RejectedEvent):
+            raise greeting.rejected(event)
+        assert isinstance(event, PeerIdentified)
+        decision = await greeting.decide(event)
+        greeting.progress(Step.RESPONDER_VERIFIED)
+        if isinstance(decision, Rejection):
+            session.reject()
+            raise Untrusted(event.peer, decision)
+        session.accept()
+        wire.queue(session)
+        greeting.phase = Phase.VERDICT
+        greeting.progress(Step.ACK_SENT)
+        verdict = await greeting.next_event()
+        if isinstance(verdict, RejectedEvent):
+            raise greeting.rejected(verdict)
+        assert isinstance(verdict, Accepted)
+        greeting.progress(Step.READY)
+        return Meeting(event, verdict.seen, verdict.text)
+    except RemoteProtocolError as error:
+        raise greeting.broken(error) from error
+
+
+async def greet_as_responder(greeting: Greeting, release: Callable[[], None] | None = None) -> Meeting:
+    """Steps 2, 3, 6 and 7. Returns once READY is written; raises DialError, the wire then closed.
+
+    release: called when the verdict or the refusal is written, before a refusal's drain: the slot is free then.
+    Cancelled, it closes the wire at once.
+    """
+    greeting.scope.deadline = greeting.started + greeting.limits.syn
+    try:
+        with greeting.scope:
+            meeting = await _respond(greeting)
+            if release is not None:
+                release()
+            return meeting
+        if greeting.leaving:
+            raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
+        raise greeting.no_response(Cause.TIMEOUT)
+    except DialError as error:
+        _tell_why(greeting)
+        await greeting.say_goodbye(release)
+        raise greeting.with_facts(error) from error.__cause__
+    except BaseException:
+        await greeting.wire.abort()
+        raise
+
+
+async def _respond(greeting: Greeting) -> Meeting:
+    session, wire = greeting.session, greeting.wire
+    try:
+        greeting.progress(Step.ADMITTED)
+        event = await greeting.next_event()
+        if isinstance(event, RejectedEvent):
+            raise greeting.rejected(event)
+        assert isinstance(event, SynReceived)
+        greeting.scope.deadline = greeting.started + greeting.limits.greeting
+        greeting.phase = Phase.ACK
+        wire.queue(session)
+        greeting.progress(Step.SYN_ACK_SENT)
+        event = await greeting.next_event()
+        if isinstance(event, RejectedEvent):
+            raise greeting.rejected(event)
+        assert isinstance(event, PeerIdentified)
+        decision = await greeting.decide(event)
+        greeting.progress(Step.INITIATOR_VERIFIED)
+        if isinstance(decision, Rejection):
+            session.reject(
+                decision.reason, text=decision.text, retry_after=decision.retry_after, seen=wire.address
+            )
+            raise Untrusted(event.peer, decision)
+        session.accept(seen=wire.address, text=decision.text)
+        wire.queue(session)
+        await wire.flush()
+        greeting.progress(Step.READY)
+        return Meeting(event)
+    except RemoteProtocolError as error:
+        raise greeting.broken(error) from error
+    except trio.BrokenResourceError as error:
+        raise greeting.no_response(Cause.RESET) from error
+
+
+def _tell_why(greeting: Greeting) -> None:
+    """Refuse a dialer whose greeting was still under way when its time was up, or when we left."""
+    session = greeting.session
+    if session.state in (State.AWAIT_SYN, State.AWAIT_ACK):
+        session.refuse(AlertCode.GOING_AWAY if greeting.leaving else AlertCode.TIMEOUT)
+    elif session.state is State.PEER_IDENTIFIED:
+        session.reject(VerdictCode.SHUTTING_DOWN if greeting.leaving else VerdictCode.POLICY_TIMEOUT)

@@ -1,0 +1,243 @@
+"""Peer: an identity that dials and listens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from trishake_protocol import (
+    AlertCode,
+    CloseCode,
+    Identity,
+    LocalProtocolError,
+    Network,
+    PeerId,
+    Profile,
+    Role,
+    Session,
+    VerdictCode,
+)
+
+from ._addresses import Address, format_endpoint
+from ._admission import Admission, Busy
+from ._connection import Connection
+from ._errors import DialError, Refused, Rejected
+from ._greeting import MET_ITSELF, Greeting, greet_as_initiator, greet_as_responder, unix_time
+from ._limits import Limits
+from ._listener import Listener
+from ._observer import Observer
+from ._transports import listen_tcp, open_tcp
+from ._trust import Acceptance, Decision, Introduction, Policy, anyone, reject
+from ._version import AGENT
+from ._wire import Wire
+
+_RETRY_WHEN_FULL: Final = 30
+"""Seconds that a dialer is asked to wait when every connection is taken."""
+
+
+class Peer:
+    """One identity, its policy, its listeners and its connections. Use it as `async with Peer(...) as peer`.
+
+    trust: asked about every peer that has proved who it is, in both directions, before the verdict.
+    network: the default is the public network `trishake`. suites: ids enabled, best first.
+    agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
+    Leaving the block closes listeners and connections, and tells those on the other side.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        trust: Policy = anyone,
+        network: Network | None = None,
+        suites: Sequence[int] | None = None,
+        agent: str | None = AGENT,
+        app: bytes | None = None,
+        limits: Limits | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._identity = identity
+        self._trust = trust
+        self._profile = Profile(
+            network or Network(), None if suites is None else tuple(suites), agent=agent, app=app
+        )
+        self._limits = limits or Limits()
+        self._observer = observer or Observer()
+        self._admission = Admission(self._limits)
+        self._dialing: dict[bytes, bool] = {}
+        """Our dials under way by their ephemeral key, and whether one has reached a listener of our own."""
+        self._listeners: set[Listener] = set()
+        self._connections: set[Connection] = set()
+        self._inbound: set[Session] = set()
+        self._turning_away = 0
+        self._block: AbstractAsyncContextManager[trio.Nursery, bool | None] | None = None
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def id(self) -> PeerId:
+        """Who we are to others."""
+        return self._identity.id
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.id.short}>"
+
+    # --- the block --------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._block = trio.open_nursery()
+        self._nursery = await self._block.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._block is not None
+        assert self._nursery is not None
+        try:
+            await self.aclose()
+        finally:
+            self._nursery.cancel_scope.deadline = trio.current_time() + self._limits.close
+            if isinstance(error, Exception):
+                # The body's own error goes on as it is: the nursery would wrap it in a group.
+                type_ = error = traceback = None
+            outcome = await self._block.__aexit__(type_, error, traceback)
+        return outcome
+
+    async def aclose(self) -> None:
+        """Close every listener and connection, telling those on the other side. `async with` does it."""
+        async with trio.open_nursery() as nursery:
+            for listener in list(self._listeners):
+                nursery.start_soon(self._close_listener, listener)
+            for connection in list(self._connections):
+                nursery.start_soon(connection.aclose, CloseCode.GOING_AWAY)
+
+    async def _close_listener(self, listener: Listener) -> None:
+        await listener.aclose()
+        self._listeners.discard(listener)
+
+    # --- dialing ----------------------------------------------------------------------------------------
+
+    async def dial(self, address: Address | str, *, trust: Policy | None = None) -> Connection:
+        """Connect, greet, and return once the other side has accepted us (READY).
+
+        address: an invite, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
+        who dialed. Without an id, `tcp://host:port`, the policy decides who will do. trust: the policy for
+        this dial, instead of the peer's own.
+        Raises InvalidAddress; NoResponse, Rejected or Refused. Cancelled, it leaves nothing open.
+        """
+        target = Address.parse(address) if isinstance(address, str) else address
+        where = format_endpoint(target.host, target.port)
+        try:
+            stream = await open_tcp(target, self._limits)
+        except DialError as error:
+            error.address, error.peer = where, target.peer
+            self._observer.failed(Role.INITIATOR, error)
+            raise
+        session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
+        greeting = self._greeting(session, Wire(stream), trust or self._trust, where, target.peer)
+        ephemeral_key = session.ephemeral_key
+        self._dialing[ephemeral_key] = False
+        try:
+            meeting = await greet_as_initiator(greeting)
+        except Rejected as error:
+            if self._dialing[ephemeral_key]:
+                raise greeting.with_facts(Refused(VerdictCode.SELF, MET_ITSELF)) from error
+            raise
+        finally:
+            del self._dialing[ephemeral_key]
+        connection = Connection(session, greeting.wire, meeting, self._limits, self._connections.discard)
+        self._connections.add(connection)
+        return connection
+
+    def _is_own_dial(self, ephemeral_key: bytes) -> bool:
+        if ephemeral_key not in self._dialing:
+            return False
+        self._dialing[ephemeral_key] = True
+        return True
+
+    # --- listening --------------------------------------------------------------------------------------
+
+    async def listen(self, address: Address | str) -> Listener:
+        """Be there to be dialed, from now until the listener or the peer is closed.
+
+        address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all.
+        Raises InvalidAddress; OSError if it cannot be bound; LocalProtocolError outside `async with`.
+        """
+        if self._nursery is None:
+            raise LocalProtocolError("a peer listens within its block: async with Peer(...) as peer")
+        target = Address.parse(address) if isinstance(address, str) else address
+        listener = Listener(await listen_tcp(target), self.id, self._limits.connections)
+        self._listeners.add(listener)
+        self._nursery.start_soon(listener.serve, partial(self._welcome, listener))
+        return listener
+
+    async def _welcome(self, listener: Listener, stream: trio.SocketStream) -> Connection | None:
+        """Admit a dialer, or not, and greet it; None if no connection came of it."""
+        wire = Wire(stream)
+        session = Session.responder(self._identity, self._profile, now=unix_time(), is_own_dial=self._is_own_dial)
+
+        async def decide(introduction: Introduction) -> Decision:
+            decision = await self._trust(introduction)
+            if isinstance(decision, Acceptance):
+                if len(self._inbound) >= self._limits.connections:
+                    return reject(VerdictCode.CAPACITY, retry_after=_RETRY_WHEN_FULL)
+                self._inbound.add(session)
+            return decision
+
+        def forget(connection: Connection) -> None:
+            self._inbound.discard(session)
+            self._connections.discard(connection)
+
+        greeting = self._greeting(session, wire, decide, wire.address)
+        try:
+            slot = self._admission.admit(wire.host, greeting.started)
+        except Busy as busy:
+            await self._turn_away(greeting, busy.retry_after)
+            return None
+        listener.greetings.add(greeting)
+        try:
+            with slot:
+                meeting = await greet_as_responder(greeting, slot.release)
+        except DialError:
+            self._inbound.discard(session)
+            return None  # the observer has been told
+        finally:
+            listener.greetings.discard(greeting)
+        connection = Connection(session, wire, meeting, self._limits, forget)
+        self._connections.add(connection)
+        return connection
+
+    async def _turn_away(self, greeting: Greeting, retry_after: int) -> None:
+        """BUSY, before anything is read; under more load still, just close (section 7, step 1)."""
+        greeting.with_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
+        if self._turning_away < self._limits.handshakes:
+            greeting.session.refuse(AlertCode.BUSY, retry_after=retry_after)
+        self._turning_away += 1
+        try:
+            await greeting.say_goodbye()
+        finally:
+            self._turning_away -= 1
+
+    def _greeting(
+        self,
+        session: Session,
+        wire: Wire,
+        trust: Policy,
+        address: str | None,
+        dialed: PeerId | None = None,
+    ) -> Greeting:
+        return Greeting(
+            session,
+            wire,
+            trust=trust,
+            limits=self._limits,
+            observer=self._observer,
+            address=address,
+            started=trio.current_time(),
+            dialed=dialed,
+        )

@@ -1,0 +1,108 @@
+"""Trust: who is welcome. One kind of policy for both directions, asked before the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from trishake_protocol import Greeting, PeerId, Role, VerdictCode
+from trishake_protocol.errors import FIRST_APPLICATION_VERDICT
+from trishake_protocol.limits import MAX_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """A peer that has proved who it is, and wants to meet us.
+
+    role: the peer's own: INITIATOR dialed us, RESPONDER is whom we dialed.
+    address: where it is, as the transport says; None where there is no such thing.
+    greeting: what it says about itself, under its signature: `agent`, `app`, `caps`, … Escape its text
+        before showing it.
+    session_id: 8 bytes for both logs; None while we are the initiator, whose ACK is not written yet.
+    """
+
+    peer: PeerId
+    role: Role
+    address: str | None
+    greeting: Greeting
+    session_id: bytes | None
+
+    @property
+    def agent(self) -> str | None:
+        """The peer's software and version, in its own words."""
+        return self.greeting.agent
+
+    @property
+    def app(self) -> bytes | None:
+        """What the peer's application put into its greeting."""
+        return self.greeting.app
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The peer is welcome. text: for people, sent with READY by a responder, at most 256 bytes."""
+
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_text(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The peer is not welcome; a responder tells it so, an initiator leaves without a word about itself.
+
+    reason: a VerdictCode, or the application's own from 0x8000 to 0xFFFF.
+    text: for people, at most 256 bytes. retry_after: seconds.
+    """
+
+    reason: VerdictCode | int = VerdictCode.POLICY
+    text: str | None = None
+    retry_after: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_text(self.text)
+        if self.reason is VerdictCode.READY:
+            raise ValueError("READY is no reason to reject")
+        if isinstance(self.reason, int) and not FIRST_APPLICATION_VERDICT <= self.reason <= 0xFFFF:
+            raise ValueError(f"an application's own reason is 0x8000 to 0xFFFF, got 0x{self.reason:04X}")
+
+
+def _check_text(text: str | None) -> None:
+    if text is not None and len(text.encode()) > MAX_TEXT:
+        raise ValueError(f"the text of a verdict is at most {MAX_TEXT} bytes, got {len(text.encode())}")
+
+
+Decision = Acceptance | Rejection
+Policy = Callable[[Introduction], Awaitable[Decision]]
+"""Called with a peer that has proved who it is; bounded by `Limits.policy`."""
+
+
+def accept(text: str | None = None) -> Acceptance:
+    """What a policy returns for a peer that is welcome."""
+    return Acceptance(text)
+
+
+def reject(
+    reason: VerdictCode | int = VerdictCode.POLICY, text: str | None = None, *, retry_after: int | None = None
+) -> Rejection:
+    """What a policy returns for a peer that is not. Raises ValueError for what no verdict can carry."""
+    return Rejection(reason, text, retry_after)
+
+
+async def anyone(introduction: Introduction) -> Decision:
+    """Authenticated, not restricted: whoever proves an identity is welcome."""
+    return accept()
+
+
+def only(*peers: PeerId | str) -> Policy:
+    """These peers and no others; who else comes is told IDENTITY_UNKNOWN.
+
+    peers: ids, or their text. Raises InvalidPeerId for text that is none.
+    """
+    welcome = frozenset(PeerId.parse(peer) if isinstance(peer, str) else peer for peer in peers)
+
+    async def only_these(introduction: Introduction) -> Decision:
+        return accept() if introduction.peer in welcome else reject(VerdictCode.IDENTITY_UNKNOWN)
+
+    return only_these

@@ -1,0 +1,120 @@
+"""Wire: the one place that writes to a transport, so that a cancelled send tears nothing."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import trio
+
+from trishake_protocol import Session
+
+from ._addresses import format_endpoint
+
+_CHUNK: Final = 64 * 1024
+"""Bytes that one read asks for: about one record of the largest size."""
+
+
+class Wire:
+    """A session's bytes on a `trio.abc.Stream`.
+
+    What the session wants to say is queued in order, synchronously, and then flushed by whoever is there. On a
+    socket a cancelled flush has lost nothing: the rest stays queued, in front of what comes next. Other
+    streams do not say how much a cancelled `send_all` has sent; after one, the wire is torn, and every later
+    flush says so.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream: Final = stream
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._peer_name = None if self._socket is None else _peer_name(self._socket)
+        self._unsent = bytearray()
+        self._lock = trio.Lock()
+        self._torn = False
+
+    @property
+    def address(self) -> str | None:
+        """Where the other end is, as `host:port`; None where the transport has no such thing."""
+        return format_endpoint(*self._peer_name) if self._peer_name else None
+
+    @property
+    def host(self) -> str:
+        """The host of `address`; empty where there is none."""
+        return self._peer_name[0] if self._peer_name else ""
+
+    @property
+    def tears(self) -> bool:
+        """Whether a cancelled flush breaks the wire."""
+        return self._socket is None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a flush has something to do."""
+        return bool(self._unsent)
+
+    def queue(self, session: Session) -> None:
+        """Take over what the session wants to send. No checkpoint."""
+        self._unsent += session.data_to_send()
+
+    async def flush(self) -> None:
+        """Write until nothing is queued. Raises trio.BrokenResourceError or trio.ClosedResourceError.
+
+        Cancelled, it leaves on a socket what was not sent in the queue; on another stream the wire is torn.
+        """
+        async with self._lock:
+            if self._socket is not None:
+                await self._flush_socket(self._socket)
+            else:
+                await self._flush_stream()
+
+    async def _flush_socket(self, socket: trio.socket.SocketType) -> None:
+        try:
+            while self._unsent:
+                # A cancelled send has sent nothing; a partial one says how much.
+                sent = await socket.send(self._unsent)
+                del self._unsent[:sent]
+        except OSError as error:
+            raise trio.BrokenResourceError(f"writing failed: {error}") from error
+
+    async def _flush_stream(self) -> None:
+        if self._torn:
+            raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
+        while self._unsent:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = bytes(self._unsent)
+            self._unsent.clear()
+            self._torn = True
+            await self.stream.send_all(data)
+            self._torn = False
+
+    async def wait_writable(self) -> None:
+        """As `trio.abc.SendStream.wait_send_all_might_not_block`."""
+        if self._unsent:
+            await self.flush()
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive(self, room: int) -> bytes | bytearray:
+        """At most `room` bytes, or none at the end of the stream. Cancelled, it has lost nothing."""
+        return await self.stream.receive_some(min(room, _CHUNK))
+
+    async def send_eof(self) -> None:
+        """Half-close, where the transport can (section 8)."""
+        if isinstance(self.stream, trio.abc.HalfCloseableStream):
+            await self.stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+    async def abort(self) -> None:
+        """Close at once, without a word."""
+        await trio.aclose_forcefully(self.stream)
+
+
+def _peer_name(socket: trio.socket.SocketType) -> tuple[str, int] | None:
+    try:
+        name = cast("object", socket.getpeername())
+    except OSError:
+        return None
+    if not isinstance(name, tuple):
+        return None
+    host, port = cast("tuple[object, ...]", name)[:2]
+    return (host, port) if isinstance(host, str) and isinstance(port, int) else None
