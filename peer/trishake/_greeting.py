@@ -124,18 +124,22 @@ class Greeting:
                     await self.wire.flush()
                 except trio.BrokenResourceError as error:
                     broken = error  # a refusal may have come before the stream broke: read it first
-            try:
-                data = await self.wire.receive(self.session.receive_room)
-            except trio.BrokenResourceError as error:
-                raise self.no_response(Cause.RESET) from error
-            if data:
-                self.session.receive_data(data)
-            elif broken is not None:
+            if not await self.receive() and broken is not None:
                 raise self.no_response(Cause.RESET) from broken
-            else:
-                self.session.receive_eof()
         assert not isinstance(event, Wait)
         return event
+
+    async def receive(self) -> bool:
+        """Read once; False at the end of the stream. Raises NoResponse where the transport failed."""
+        try:
+            data = await self.wire.receive(self.session.receive_room)
+        except trio.BrokenResourceError as error:
+            raise self.no_response(Cause.RESET) from error
+        if data:
+            self.session.receive_data(data)
+        else:
+            self.session.receive_eof()
+        return bool(data)
 
     async def decide(self, identified: PeerIdentified) -> Decision:
         """Ask the policy, within its time. What it does wrong is a rejection too, and is logged."""
@@ -320,6 +324,7 @@ async def greet_as_responder(greeting: Greeting, release: Callable[[], None] | N
 async def _respond(greeting: Greeting) -> Meeting:
     session, wire = greeting.session, greeting.wire
     try:
+        await greeting.receive()
         greeting.progress(Step.ADMITTED)
         event = await greeting.next_event()
         if isinstance(event, RejectedEvent):

@@ -98,15 +98,13 @@ class Peer:
     ) -> bool | None:
         assert self._block is not None
         assert self._nursery is not None
-        try:
-            await self.aclose()
-        finally:
-            self._nursery.cancel_scope.deadline = trio.current_time() + self._limits.close
-            if isinstance(error, Exception):
-                # The body's own error goes on as it is: the nursery would wrap it in a group.
-                type_ = error = traceback = None
-            outcome = await self._block.__aexit__(type_, error, traceback)
-        return outcome
+        self._nursery.start_soon(self.aclose)
+        self._nursery.cancel_scope.deadline = trio.current_time() + self._limits.close
+        if isinstance(error, Exception):
+            # The body's own error goes on as it is: the nursery would wrap it in a group.
+            await self._block.__aexit__(None, None, None)
+            return False
+        return await self._block.__aexit__(type_, error, traceback)
 
     async def aclose(self) -> None:
         """Close every listener and connection, telling those on the other side. `async with` does it."""

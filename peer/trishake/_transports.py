@@ -49,9 +49,7 @@ async def _resolve(address: Address) -> list[tuple[int, _SockAddr]]:
     try:
         found = await trio.socket.getaddrinfo(address.host, address.port, type=stdlib_socket.SOCK_STREAM)
     except UnicodeError as error:  # a label that IDNA cannot encode
-        raise stdlib_socket.gaierror(
-            stdlib_socket.EAI_NONAME, f"no name to look up: {error}"
-        ) from None
+        raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, f"no name to look up: {error}") from None
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 

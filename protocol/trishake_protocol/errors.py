@@ -100,14 +100,19 @@ def code_name(code: enum.Enum | int) -> str:
     return code.name if isinstance(code, enum.Enum) else f"0x{code:04x}"
 
 
+_BIDI_CONTROLS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSAFE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode categories that move a cursor, end a line, or are no character at all."""
+
+
 def escape(text: str) -> str:
-    """Text of the other side, made safe to show: control characters and bidirectional overrides as \\x…
+    """Text of the other side, made safe to show: control characters and bidirectional overrides as \\x… or \\u…
 
     Section 8 asks it of whoever shows `text` or `agent`.
     """
     return "".join(
         char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp", "Cs"}
+        if char in _BIDI_CONTROLS or unicodedata.category(char) in _UNSAFE
         else char
         for char in text
     )

@@ -1,0 +1,213 @@
+"""`trishake demo`: two peers in two processes greet each other, and each step is shown as it happens.
+
+The parent starts `ada`, who dials, and `bob`, who listens and takes nobody but her; it hands her id to him and
+his invite to her, and draws what both report, a JSON object a line, in the order of its time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final, cast
+
+import trio
+
+from trishake_protocol import Identity
+
+from ._connection import Connection
+from ._observer import Observer, Progress, Step
+from ._peer import Peer
+from ._trust import only
+
+_TIME_LIMIT: Final = 30
+"""Seconds for the whole demo; on a working machine it takes one, most of it Python's own start."""
+
+_REORDERING: Final = 0.05
+"""Seconds that a report waits for an earlier one from the other process."""
+
+_LEFT: Final = 37
+"""Columns for ada; bob's begin behind them, and all fit into 80."""
+
+_GREETING: Final = {
+    Step.SYN_SENT: "1 SYN ─────────────────────────▶",
+    Step.ADMITTED: "2 ada's dial is admitted",
+    Step.SYN_ACK_SENT: "◀─────────────────── SYN-ACK 3",
+    Step.RESPONDER_VERIFIED: "4 it is bob: his key signed it",
+    Step.ACK_SENT: "5 ACK ─────────────────────────▶",
+    Step.INITIATOR_VERIFIED: "6 it is ada: she may come in",
+}
+
+
+# --- the two peers, each in a process of its own -----------------------------------------------------------
+
+
+def _report(what: str, **facts: object) -> None:
+    print(json.dumps({"at": time.monotonic(), "what": what, **facts}), flush=True)
+
+
+class _Reporter(Observer):
+    def __init__(self, ready: str) -> None:
+        self._ready = ready
+
+    def progress(self, progress: Progress) -> None:
+        session_id = None if progress.session_id is None else progress.session_id.hex()
+        _report(_GREETING.get(progress.step, self._ready), session=session_id, step=int(progress.step))
+
+
+async def _receive_to_end(connection: Connection) -> str:
+    return b"".join([chunk async for chunk in connection]).decode()
+
+
+async def _listen() -> None:
+    peer_of_ada = sys.stdin.readline().strip()
+    reporter = _Reporter("◀──────────── VERDICT: ready 7")
+    async with Peer(Identity.generate(), trust=only(peer_of_ada), observer=reporter) as bob:
+        listener = await bob.listen("tcp://127.0.0.1:0")
+        _report("hello", id=str(bob.id), invite=listener.invite)
+        async with await listener.accept() as connection:
+            message = await _receive_to_end(connection)
+            _report(f"he reads: {message}")
+            await connection.send_all(b"hello ada, it is me")
+            await connection.send_eof()
+        _report("closed, by both sides")
+
+
+async def _dial() -> None:
+    reporter = _Reporter("7 ready, says bob")
+    async with Peer(Identity.generate(), observer=reporter) as ada:
+        _report("hello", id=str(ada.id))
+        invite = sys.stdin.readline().strip()
+        async with await ada.dial(invite) as connection:
+            await connection.send_all(b"hello bob, is it you?")
+            await connection.send_eof()
+            _report(f"she reads: {await _receive_to_end(connection)}")
+        _report("closed, by both sides")
+
+
+# --- the parent --------------------------------------------------------------------------------------------
+
+
+class _Actor:
+    """One of the two processes, and what it reports."""
+
+    def __init__(self, name: str, process: trio.Process) -> None:
+        self.name = name
+        self.process = process
+        self._unread = b""
+
+    @classmethod
+    async def start(cls, name: str) -> _Actor:
+        command = [sys.executable, "-m", "trishake._demo", name]
+        return cls(name, await trio.lowlevel.open_process(command, stdin=-1, stdout=-1))
+
+    async def reports(self) -> AsyncIterator[dict[str, Any]]:
+        while (report := await self.next_report()) is not None:
+            yield report
+
+    async def next_report(self) -> dict[str, Any] | None:
+        """The next report; None at the end of the process's output."""
+        assert self.process.stdout is not None
+        while b"\n" not in self._unread:
+            chunk = await self.process.stdout.receive_some()
+            if not chunk:
+                return None
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return cast("dict[str, Any]", json.loads(line))
+
+    async def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(line.encode() + b"\n")
+
+
+class _Drawing:
+    """Two columns, one line a report, times from the first one on."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self.session: str | None = None
+        self.steps: set[int] = set()
+
+    def draw(self, name: str, report: dict[str, Any]) -> None:
+        if self._start is None:
+            self._start = report["at"]
+        self.session = report.get("session") or self.session
+        if "step" in report:
+            self.steps.add(report["step"])
+        indent = " " * (0 if name == "ada" else _LEFT)
+        print(f"{(report['at'] - self._start) * 1000:8.1f}  {indent}{report['what']}", flush=True)
+
+
+async def _follow(actor: _Actor, reports: trio.MemorySendChannel[tuple[float, str, dict[str, Any]]]) -> None:
+    async with reports:
+        async for report in actor.reports():
+            await reports.send((report["at"], actor.name, report))
+
+
+async def _draw_in_order(
+    reports: trio.MemoryReceiveChannel[tuple[float, str, dict[str, Any]]], drawing: _Drawing
+) -> None:
+    """A report waits a moment for one that is older and comes through the other pipe."""
+    waiting: list[tuple[float, int, str, dict[str, Any]]] = []
+    counter = itertools.count()
+    ended = False
+    while waiting or not ended:
+        with trio.move_on_after(_REORDERING):
+            try:
+                at, name, report = await reports.receive()
+                heapq.heappush(waiting, (at, next(counter), name, report))
+            except trio.EndOfChannel:
+                ended = True
+        while waiting and (ended or waiting[0][0] < time.monotonic() - _REORDERING):
+            _, _, name, report = heapq.heappop(waiting)
+            drawing.draw(name, report)
+
+
+async def _demo() -> bool:
+    """Run it; whether both processes ended well and every step was taken."""
+    drawing = _Drawing()
+    with trio.move_on_after(_TIME_LIMIT) as scope:
+        ada, bob = await _Actor.start("ada"), await _Actor.start("bob")
+        try:
+            hello_ada = await ada.next_report()
+            if hello_ada is None:
+                return False
+            await bob.tell(hello_ada["id"])
+            hello_bob = await bob.next_report()
+            if hello_bob is None:
+                return False
+            print(f"ada, pid {ada.process.pid:<7} {hello_ada['id']}")
+            print(f"bob, pid {bob.process.pid:<7} {hello_bob['id']}")
+            print(f"bob's invite: {hello_bob['invite'].replace(hello_bob['id'], '<bob>')}\n")
+            print(f"{'ms':>8}  {'ada, initiator':<{_LEFT}}bob, responder")
+            sender, receiver = trio.open_memory_channel[tuple[float, str, dict[str, Any]]](0)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_draw_in_order, receiver, drawing)
+                async with sender:
+                    nursery.start_soon(_follow, ada, sender.clone())
+                    nursery.start_soon(_follow, bob, sender.clone())
+                await ada.tell(hello_bob["invite"])
+            codes = [await ada.process.wait(), await bob.process.wait()]
+        finally:
+            for actor in (ada, bob):
+                if actor.process.returncode is None:
+                    actor.process.kill()
+        print(f"\nsession {drawing.session}, the same in both logs")
+        return codes == [0, 0] and drawing.steps == set(Step)
+    if scope.cancelled_caught:
+        print(f"the demo did not end within {_TIME_LIMIT} s", file=sys.stderr)
+    return False
+
+
+def run_demo() -> int:
+    """The exit code: 0 if the two peers met and talked."""
+    return os.EX_OK if trio.run(_demo) else 1
+
+
+if __name__ == "__main__":
+    trio.run(_dial if sys.argv[1] == "ada" else _listen)
