@@ -1,0 +1,41 @@
+# Everything is set up by itself, in .venv, from this checkout alone: `make demo`, `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test slow lint types chat check clean
+
+demo: $(VENV)/.run  ## two peers in two processes greet each other
+	$(BIN)/trishake demo
+
+test: $(VENV)/.dev  ## the tests, in under two minutes
+	$(BIN)/pytest -q
+
+slow: $(VENV)/.dev  ## the long tests
+	$(BIN)/pytest -q -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+chat: $(VENV)/.run  ## the example, both sides of it scripted
+	$(BIN)/python examples/smoke.py
+
+check: test lint types demo chat  ## all that CI runs
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
