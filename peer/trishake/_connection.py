@@ -38,7 +38,7 @@ from trishake_protocol import (
 from trishake_protocol.limits import MAX_RECORD_CONTENT
 
 from ._errors import ConnectionClosed
-from ._greeting import Greeting, Meeting, greet_as_initiator, greet_as_responder, unix_time
+from ._greeting import Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
 from ._limits import Limits
 from ._observer import Observer
 from ._trust import Policy, anyone
@@ -205,7 +205,8 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Only where a cancelled write would tear the transport does it come first.
         """
-        self._wire.queue(self._session)
+        if not self._wire.pending:  # else what the other side asks without reading would pile up
+            self._wire.queue(self._session)
         room = self._session.receive_room
         if self._wire.pending and self._wire.tears:
             await self._flush_quietly()
@@ -283,7 +284,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     async def _close_both_directions(self, code: CloseCode, text: str | None) -> None:
         session = self._session
-        if self._failure is not None:
+        if self._failure is not None or self._wire.torn:
             return
         if code is not CloseCode.NORMAL and session.sending is not Direction.CLOSED:
             session.close(code, text)
@@ -382,9 +383,9 @@ async def initiate(
     profile = Profile(network or Network(), _ids(suites), agent=agent, app=app)
     expected = PeerId.parse(expect) if isinstance(expect, str) else expect
     session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
-    greeting = _greeting(stream, session, trust, limits, observer)
-    meeting = await greet_as_initiator(greeting)
-    return Connection(session, greeting.wire, meeting, greeting.limits)
+    greeter = _greeter(stream, session, trust, limits, observer)
+    meeting = await greet_as_initiator(greeter)
+    return Connection(session, greeter.wire, meeting, greeter.limits)
 
 
 async def respond(
@@ -406,20 +407,20 @@ async def respond(
     """
     profile = Profile(network or Network(), _ids(suites), agent=agent, app=app)
     session = Session.responder(identity, profile, now=unix_time())
-    greeting = _greeting(stream, session, trust, limits, observer)
-    meeting = await greet_as_responder(greeting)
-    return Connection(session, greeting.wire, meeting, greeting.limits)
+    greeter = _greeter(stream, session, trust, limits, observer)
+    meeting = await greet_as_responder(greeter)
+    return Connection(session, greeter.wire, meeting, greeter.limits)
 
 
 def _ids(suites: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if suites is None else tuple(suites)
 
 
-def _greeting(
+def _greeter(
     stream: trio.abc.Stream, session: Session, trust: Policy, limits: Limits | None, observer: Observer | None
-) -> Greeting:
+) -> Greeter:
     wire = Wire(stream)
-    return Greeting(
+    return Greeter(
         session,
         wire,
         trust=trust,

@@ -74,8 +74,8 @@ class Meeting:
     text: str | None = None
 
 
-class Greeting:
-    """One greeting on one wire: what both roles share.
+class Greeter:
+    """Drives one greeting on one wire: what both roles share.
 
     address: for errors and observers. dialed: who was to answer, if that is known.
     started: when its time began to run, on Trio's clock.
@@ -169,7 +169,7 @@ class Greeting:
 
         Then, or if there is nothing to say, the wire is closed.
         """
-        after_verdict = self.session.role is Role.RESPONDER and self.identified is not None
+        after_verdict = self.session.role is Role.RESPONDER and self.session.finished_handshake
         self.wire.queue(self.session)
         try:
             if self.wire.pending:
@@ -248,98 +248,98 @@ class Greeting:
         return error
 
 
-async def greet_as_initiator(greeting: Greeting) -> Meeting:
+async def greet_as_initiator(greeter: Greeter) -> Meeting:
     """Steps 1, 4, 5 and 7. Returns only after READY; raises DialError, the wire then closed.
 
     Cancelled, it closes the wire at once.
     """
-    greeting.scope.deadline = greeting.started + greeting.limits.greeting
+    greeter.scope.deadline = greeter.started + greeter.limits.greeting
     try:
-        with greeting.scope:
-            return await _initiate(greeting)
-        raise greeting.no_response(Cause.TIMEOUT)
+        with greeter.scope:
+            return await _initiate(greeter)
+        raise greeter.no_response(Cause.TIMEOUT)
     except Refused as error:
-        await greeting.say_goodbye()
-        raise greeting.with_facts(error) from error.__cause__
+        await greeter.say_goodbye()
+        raise greeter.with_facts(error) from error.__cause__
     except DialError as error:
-        await greeting.wire.abort()  # no response, or rejected: there is nothing more to say
-        raise greeting.with_facts(error) from error.__cause__
+        await greeter.wire.abort()  # no response, or rejected: there is nothing more to say
+        raise greeter.with_facts(error) from error.__cause__
     except BaseException:
-        await greeting.wire.abort()
+        await greeter.wire.abort()
         raise
 
 
-async def _initiate(greeting: Greeting) -> Meeting:
-    session, wire = greeting.session, greeting.wire
+async def _initiate(greeter: Greeter) -> Meeting:
+    session, wire = greeter.session, greeter.wire
     try:
-        greeting.progress(Step.SYN_SENT)
-        event = await greeting.next_event()
+        greeter.progress(Step.SYN_SENT)
+        event = await greeter.next_event()
         if isinstance(event, RejectedEvent):
-            raise greeting.rejected(event)
+            raise greeter.rejected(event)
         assert isinstance(event, PeerIdentified)
-        decision = await greeting.decide(event)
-        greeting.progress(Step.RESPONDER_VERIFIED)
+        decision = await greeter.decide(event)
+        greeter.progress(Step.RESPONDER_VERIFIED)
         if isinstance(decision, Rejection):
             session.reject()
             raise Untrusted(event.peer, decision)
         session.accept()
         wire.queue(session)
-        greeting.phase = Phase.VERDICT
-        greeting.progress(Step.ACK_SENT)
-        verdict = await greeting.next_event()
+        greeter.phase = Phase.VERDICT
+        greeter.progress(Step.ACK_SENT)
+        verdict = await greeter.next_event()
         if isinstance(verdict, RejectedEvent):
-            raise greeting.rejected(verdict)
+            raise greeter.rejected(verdict)
         assert isinstance(verdict, Accepted)
-        greeting.progress(Step.READY)
+        greeter.progress(Step.READY)
         return Meeting(event, verdict.seen, verdict.text)
     except RemoteProtocolError as error:
-        raise greeting.broken(error) from error
+        raise greeter.broken(error) from error
 
 
-async def greet_as_responder(greeting: Greeting, release: Callable[[], None] | None = None) -> Meeting:
+async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | None = None) -> Meeting:
     """Steps 2, 3, 6 and 7. Returns once READY is written; raises DialError, the wire then closed.
 
     release: called when the verdict or the refusal is written, before a refusal's drain: the slot is free then.
     Cancelled, it closes the wire at once.
     """
-    greeting.scope.deadline = greeting.started + greeting.limits.syn
+    greeter.scope.deadline = greeter.started + greeter.limits.syn
     try:
-        with greeting.scope:
-            meeting = await _respond(greeting)
+        with greeter.scope:
+            meeting = await _respond(greeter)
             if release is not None:
                 release()
             return meeting
-        if greeting.leaving:
+        if greeter.leaving:
             raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
-        raise greeting.no_response(Cause.TIMEOUT)
+        raise greeter.no_response(Cause.TIMEOUT)
     except DialError as error:
-        _tell_why(greeting)
-        await greeting.say_goodbye(release)
-        raise greeting.with_facts(error) from error.__cause__
+        _tell_why(greeter)
+        await greeter.say_goodbye(release)
+        raise greeter.with_facts(error) from error.__cause__
     except BaseException:
-        await greeting.wire.abort()
+        await greeter.wire.abort()
         raise
 
 
-async def _respond(greeting: Greeting) -> Meeting:
-    session, wire = greeting.session, greeting.wire
+async def _respond(greeter: Greeter) -> Meeting:
+    session, wire = greeter.session, greeter.wire
     try:
-        await greeting.receive()
-        greeting.progress(Step.ADMITTED)
-        event = await greeting.next_event()
+        await greeter.receive()
+        greeter.progress(Step.ADMITTED)
+        event = await greeter.next_event()
         if isinstance(event, RejectedEvent):
-            raise greeting.rejected(event)
+            raise greeter.rejected(event)
         assert isinstance(event, SynReceived)
-        greeting.scope.deadline = greeting.started + greeting.limits.greeting
-        greeting.phase = Phase.ACK
+        greeter.scope.deadline = greeter.started + greeter.limits.greeting
+        greeter.phase = Phase.ACK
         wire.queue(session)
-        greeting.progress(Step.SYN_ACK_SENT)
-        event = await greeting.next_event()
+        greeter.progress(Step.SYN_ACK_SENT)
+        event = await greeter.next_event()
         if isinstance(event, RejectedEvent):
-            raise greeting.rejected(event)
+            raise greeter.rejected(event)
         assert isinstance(event, PeerIdentified)
-        decision = await greeting.decide(event)
-        greeting.progress(Step.INITIATOR_VERIFIED)
+        decision = await greeter.decide(event)
+        greeter.progress(Step.INITIATOR_VERIFIED)
         if isinstance(decision, Rejection):
             session.reject(
                 decision.reason, text=decision.text, retry_after=decision.retry_after, seen=wire.address
@@ -348,18 +348,18 @@ async def _respond(greeting: Greeting) -> Meeting:
         session.accept(seen=wire.address, text=decision.text)
         wire.queue(session)
         await wire.flush()
-        greeting.progress(Step.READY)
+        greeter.progress(Step.READY)
         return Meeting(event)
     except RemoteProtocolError as error:
-        raise greeting.broken(error) from error
+        raise greeter.broken(error) from error
     except trio.BrokenResourceError as error:
-        raise greeting.no_response(Cause.RESET) from error
+        raise greeter.no_response(Cause.RESET) from error
 
 
-def _tell_why(greeting: Greeting) -> None:
+def _tell_why(greeter: Greeter) -> None:
     """Refuse a dialer whose greeting was still under way when its time was up, or when we left."""
-    session = greeting.session
+    session = greeter.session
     if session.state in (State.AWAIT_SYN, State.AWAIT_ACK):
-        session.refuse(AlertCode.GOING_AWAY if greeting.leaving else AlertCode.TIMEOUT)
+        session.refuse(AlertCode.GOING_AWAY if greeter.leaving else AlertCode.TIMEOUT)
     elif session.state is State.PEER_IDENTIFIED:
-        session.reject(VerdictCode.SHUTTING_DOWN if greeting.leaving else VerdictCode.POLICY_TIMEOUT)
+        session.reject(VerdictCode.SHUTTING_DOWN if greeter.leaving else VerdictCode.POLICY_TIMEOUT)

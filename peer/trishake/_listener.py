@@ -14,7 +14,7 @@ from trishake_protocol import CloseCode, PeerId
 
 from ._addresses import Address
 from ._connection import Connection
-from ._greeting import Greeting
+from ._greeting import Greeter
 
 _log = logging.getLogger("trishake")
 
@@ -34,7 +34,7 @@ class Listener(trio.abc.Listener[Connection]):
         self._arrived, self._arrivals = trio.open_memory_channel[Connection](capacity)
         self._scope = trio.CancelScope()
         self._closed = False
-        self.greetings: Final[set[Greeting]] = set()
+        self.greetings: Final[set[Greeter]] = set()
         """Those under way; kept by the peer."""
         self.addresses: Final = tuple(_bound_address(listener) for listener in sockets)
         """Where it is bound: one address for each socket, the port as the system gave it."""
@@ -72,8 +72,8 @@ class Listener(trio.abc.Listener[Connection]):
             self._arrived.close()
             for listener in self._sockets:
                 await trio.aclose_forcefully(listener)
-            for greeting in self.greetings:
-                greeting.leave()
+            for greeter in self.greetings:
+                greeter.leave()
             async with trio.open_nursery() as nursery:
                 for connection in self._unclaimed():
                     nursery.start_soon(connection.aclose, CloseCode.GOING_AWAY)

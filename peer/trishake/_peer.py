@@ -27,7 +27,7 @@ from ._addresses import Address, format_endpoint
 from ._admission import Admission, Busy
 from ._connection import Connection
 from ._errors import DialError, Refused, Rejected
-from ._greeting import MET_ITSELF, Greeting, greet_as_initiator, greet_as_responder, unix_time
+from ._greeting import MET_ITSELF, Greeter, greet_as_initiator, greet_as_responder, unix_time
 from ._limits import Limits
 from ._listener import Listener
 from ._observer import Observer
@@ -137,18 +137,18 @@ class Peer:
             self._observer.failed(Role.INITIATOR, error)
             raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
-        greeting = self._greeting(session, Wire(stream), trust or self._trust, where, target.peer)
+        greeter = self._greeter(session, Wire(stream), trust or self._trust, where, target.peer)
         ephemeral_key = session.ephemeral_key
         self._dialing[ephemeral_key] = False
         try:
-            meeting = await greet_as_initiator(greeting)
+            meeting = await greet_as_initiator(greeter)
         except Rejected as error:
             if self._dialing[ephemeral_key]:
-                raise greeting.with_facts(Refused(VerdictCode.SELF, MET_ITSELF)) from error
+                raise greeter.with_facts(Refused(VerdictCode.SELF, MET_ITSELF)) from error
             raise
         finally:
             del self._dialing[ephemeral_key]
-        connection = Connection(session, greeting.wire, meeting, self._limits, self._connections.discard)
+        connection = Connection(session, greeter.wire, meeting, self._limits, self._connections.discard)
         self._connections.add(connection)
         return connection
 
@@ -191,45 +191,45 @@ class Peer:
             self._inbound.discard(session)
             self._connections.discard(connection)
 
-        greeting = self._greeting(session, wire, decide, wire.address)
+        greeter = self._greeter(session, wire, decide, wire.address)
         try:
-            slot = self._admission.admit(wire.host, greeting.started)
+            slot = self._admission.admit(wire.host, greeter.started)
         except Busy as busy:
-            await self._turn_away(greeting, busy.retry_after)
+            await self._turn_away(greeter, busy.retry_after)
             return None
-        listener.greetings.add(greeting)
+        listener.greetings.add(greeter)
         try:
             with slot:
-                meeting = await greet_as_responder(greeting, slot.release)
+                meeting = await greet_as_responder(greeter, slot.release)
         except DialError:
             self._inbound.discard(session)
             return None  # the observer has been told
         finally:
-            listener.greetings.discard(greeting)
+            listener.greetings.discard(greeter)
         connection = Connection(session, wire, meeting, self._limits, forget)
         self._connections.add(connection)
         return connection
 
-    async def _turn_away(self, greeting: Greeting, retry_after: int) -> None:
+    async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:
         """BUSY, before anything is read; under more load still, just close (section 7, step 1)."""
-        greeting.with_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
+        greeter.with_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
         if self._turning_away < self._limits.handshakes:
-            greeting.session.refuse(AlertCode.BUSY, retry_after=retry_after)
+            greeter.session.refuse(AlertCode.BUSY, retry_after=retry_after)
         self._turning_away += 1
         try:
-            await greeting.say_goodbye()
+            await greeter.say_goodbye()
         finally:
             self._turning_away -= 1
 
-    def _greeting(
+    def _greeter(
         self,
         session: Session,
         wire: Wire,
         trust: Policy,
         address: str | None,
         dialed: PeerId | None = None,
-    ) -> Greeting:
-        return Greeting(
+    ) -> Greeter:
+        return Greeter(
             session,
             wire,
             trust=trust,

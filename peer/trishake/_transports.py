@@ -75,12 +75,17 @@ async def _connect(candidates: list[tuple[int, _SockAddr]]) -> trio.SocketStream
             if socket not in winner:
                 socket.close()
 
-    async with trio.open_nursery() as nursery:
-        for index in range(len(candidates)):
-            nursery.start_soon(attempt, index)
-            if index + 1 < len(candidates):
-                with trio.move_on_after(_STAGGER):
-                    await failed[index].wait()
+    try:
+        async with trio.open_nursery() as nursery:
+            for index in range(len(candidates)):
+                nursery.start_soon(attempt, index)
+                if index + 1 < len(candidates):
+                    with trio.move_on_after(_STAGGER):
+                        await failed[index].wait()
+    except BaseException:
+        for socket in winner:  # connected, and cancelled before anyone had it
+            socket.close()
+        raise
     if winner:
         return trio.SocketStream(winner[0])
     raise errors[min(errors)]

@@ -47,6 +47,11 @@ class Wire:
         return self._socket is None
 
     @property
+    def torn(self) -> bool:
+        """Whether one did."""
+        return self._torn
+
+    @property
     def pending(self) -> bool:
         """Whether a flush has something to do."""
         return bool(self._unsent)

@@ -58,22 +58,26 @@ from .messages import (
     Verdict,
     encode_frame,
 )
-from .patterns import SUITES, Role, Suite
+from .patterns import Role, Suite
 from .primitives import MLKEM768, SHA256, Kem, KeyPair
 from .records import FrameHeader, RecordReader, RecordWriter, frame_bounds
 from .states import Direction, Input, Machine, Record, State
 
-_BEFORE_THE_VERDICT: Final = {
-    State.AWAIT_SYN,
-    State.AWAIT_SYN_ACK,
-    State.AWAIT_ACK,
-    State.PEER_IDENTIFIED,
-    State.AWAIT_VERDICT,
-}
+_PEER_UNKNOWN: Final = {State.AWAIT_SYN, State.AWAIT_SYN_ACK, State.AWAIT_ACK, State.PEER_IDENTIFIED}
+"""The states in which no more than HANDSHAKE_BUFFER is kept."""
 
 
 def _not_own_dial(_: bytes) -> bool:
     return False
+
+
+def _chosen(profile: Profile, suite: int | None) -> Suite:
+    if suite is None:
+        return profile.suites[0]
+    for offered in profile.suites:
+        if offered.id == suite:
+            return offered
+    raise ValueError(f"suite 0x{suite:04x} is not among the offers of this profile")
 
 
 class Session:
@@ -117,14 +121,15 @@ class Session:
 
         now: our clock, Unix seconds. expected: who must answer, if that is known.
         suite: the one to attempt; by default the best of the profile. Another is for an application that
-            allowed a second try with a lower one (section 13): the offers stay what they are.
+            allowed a second try with a lower one (section 13): the offers stay what they are. ValueError if
+            the profile does not offer it.
         kem, ephemeral: for reproducible tests only.
         """
         handshake = Handshake(
             Role.INITIATOR, identity, profile, now=now, expected=expected, kem=kem, ephemeral=ephemeral
         )
         session = cls(handshake, profile)
-        preface, syn = handshake.start(profile.suites[0] if suite is None else SUITES[suite])
+        preface, syn = handshake.start(_chosen(profile, suite))
         session._outbox.append(preface)
         session._queue_frame(FrameType.SYN, syn)
         return session
@@ -195,7 +200,7 @@ class Session:
     @property
     def receive_room(self) -> int:
         """How many bytes `receive_data` should be given at most now; 0 while PAUSED with a full buffer."""
-        if self._machine.state in _BEFORE_THE_VERDICT:
+        if self._machine.state in _PEER_UNKNOWN:
             return max(0, limits.HANDSHAKE_BUFFER - len(self._inbox))
         return limits.FRAME_HEADER + limits.MAX_NOISE_MESSAGE
 
