@@ -21,7 +21,6 @@ from .errors import (
     RemoteProtocolError,
     TrishakeError,
     Truncated,
-    UnexpectedIdentity,
     VerdictCode,
     code_name,
     escape,
@@ -38,7 +37,7 @@ from .events import (
     Wait,
 )
 from .foreign import foreign_protocol
-from .greeting import Profile
+from .greeting import Profile, UnexpectedIdentity
 from .identity import Identity, PeerId
 from .messages import Greeting
 from .network import Network

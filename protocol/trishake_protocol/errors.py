@@ -8,7 +8,7 @@
             ├── ForeignProtocol     they speak something else; .protocol names it
             ├── Truncated           their bytes ended in the middle
             └── GreetingRefused     their greeting failed a check; .reason names it
-                └── UnexpectedIdentity   somebody else answered; .expected, .actual
+                └── UnexpectedIdentity   somebody else answered; .expected, .actual (greeting.py)
 
 The runtime's errors (`trishake`) hang from the same root.
 """
@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import enum
 import unicodedata
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from .identity import PeerId
+from typing import Final
 
 
 class AlertCode(enum.Enum):
@@ -164,12 +161,3 @@ class GreetingRefused(RemoteProtocolError):
 
     def __init__(self, reason: AlertCode | VerdictCode, text: str) -> None:
         super().__init__(f"{reason.name}: {text}", reason=reason)
-
-
-class UnexpectedIdentity(GreetingRefused):
-    """Somebody answered and proved who he is, and it is not the one who was dialed (section 7, step 6)."""
-
-    def __init__(self, expected: PeerId, actual: PeerId) -> None:
-        super().__init__(VerdictCode.IDENTITY_UNKNOWN, f"expected {expected}, and {actual} answered")
-        self.expected = expected
-        self.actual = actual

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .errors import AlertCode, GreetingRefused, InvalidPeerId, UnexpectedIdentity, VerdictCode
+from .errors import AlertCode, GreetingRefused, InvalidPeerId, VerdictCode
 from .identity import GreetingContext, Identity, PeerId
 from .limits import EXPIRY_ALLOWANCE, SIGNATURE_LENGTH, VERSION
 from .messages import Greeting, Preface, decode_greeting_payload, encode_greeting_payload
@@ -22,6 +22,15 @@ from .network import Network
 from .noise import CipherState, HandshakeError, HandshakeState
 from .patterns import SUITES, Role, Suite
 from .primitives import MLKEM768, Kem, KeyPair
+
+
+class UnexpectedIdentity(GreetingRefused):
+    """Somebody answered and proved who he is, and it is not the one who was dialed (section 7, step 6)."""
+
+    def __init__(self, expected: PeerId, actual: PeerId) -> None:
+        super().__init__(VerdictCode.IDENTITY_UNKNOWN, f"expected {expected}, and {actual} answered")
+        self.expected = expected
+        self.actual = actual
 
 
 def usable_suites(offers: tuple[int, ...], *, private: bool) -> list[Suite]:
