@@ -101,6 +101,7 @@ class Session:
         self._magic_read = False
         self._preface_read = False
         self._syn_opened = False
+        self._streams = False  # both greetings list mux/1
         self._channel_binding: bytes | None = None
         self._writer: RecordWriter | None = None
         self._reader: RecordReader | None = None
@@ -276,14 +277,15 @@ class Session:
         """Take the identified peer: an initiator sends ACK, a responder VERDICT READY.
 
         seen: the initiator's address as the responder sees it; text: for people. Both are the responder's.
-        Raises LocalProtocolError unless PAUSED.
+        Raises LocalProtocolError unless PAUSED, ValueError where the verdict cannot be sent.
         """
+        verdict = Verdict(VerdictCode.READY, seen=seen, text=text).encode()
         self._machine.decide(Input.ACCEPT)
         if self.role is Role.INITIATOR:
             self._queue_frame(FrameType.ACK, self._handshake.write_ack())
             self._take_transport()
         else:
-            self._queue_record(RecordType.VERDICT, Verdict(VerdictCode.READY, seen=seen, text=text).encode())
+            self._queue_record(RecordType.VERDICT, verdict)
 
     def reject(
         self,
@@ -298,7 +300,7 @@ class Session:
         reason: a VerdictCode, or the application's own from 0x8000. retry_after: seconds.
         Raises LocalProtocolError unless PAUSED, ValueError where the verdict cannot be sent.
         """
-        if reason is VerdictCode.READY:
+        if reason in (VerdictCode.READY, VerdictCode.READY.value):
             raise LocalProtocolError("READY is no reason to reject; call accept")
         verdict = Verdict(reason, retry_after, seen, text).encode()
         self._machine.decide(Input.REJECT)
@@ -313,6 +315,8 @@ class Session:
         The ALERT is left out where section 4 or 7 wants silence. retry_after: seconds, BUSY only.
         Raises LocalProtocolError once ACK has come: then it is `reject`.
         """
+        if retry_after is not None and code is not AlertCode.BUSY:
+            raise ValueError(f"only BUSY says when to come back, not {code.name}")
         self._machine.decide(Input.REFUSE)
         self._queue_alert(Alert(code, retry_after=retry_after))
 
@@ -327,8 +331,12 @@ class Session:
             self._queue_record(RecordType.DATA, bytes(view[start : start + limits.MAX_RECORD_CONTENT]))
 
     def finish(self) -> None:
-        """End our direction; the other goes on (CLOSE NORMAL). Raises LocalProtocolError as `send` does."""
-        self._machine.record_sent(Record.FINISH)
+        """End our direction; the other goes on, unless both sides have streams (CLOSE NORMAL, section 9).
+
+        Raises LocalProtocolError as `send` does.
+        """
+        self._machine.record_sent(self._kind_of_close(CloseCode.NORMAL))
+        self._closing = self._streams
         self._queue_record(RecordType.CLOSE, Close().encode())
 
     def close(self, code: CloseCode, text: str | None = None) -> None:
@@ -336,8 +344,11 @@ class Session:
 
         code: any but NORMAL, which is `finish`. Raises LocalProtocolError if we have closed before.
         """
+        if code is CloseCode.NORMAL:
+            raise LocalProtocolError("to close with NORMAL is to finish: call finish")
         content = Close(code, text).encode()
         self._machine.record_sent(Record.CLOSE)
+        self._pong = None
         self._queue_record(RecordType.CLOSE, content)
         self._closing = True
 
@@ -441,17 +452,17 @@ class Session:
         """Step 6: who called. Once ACK has decrypted, a refusal is a VERDICT."""
         payload = self._handshake.open(body)
         self._take_transport()
-        peer, greeting = self._handshake.verify(payload)
+        event = self._verify(payload)
         self._machine.receive(Input.ACK)
-        return PeerIdentified(peer, greeting)
+        return event
 
     # --- reading: the greeting, initiator ---------------------------------------------------------------
 
     def _read_syn_ack(self, body: bytes) -> Event:
         """Step 4: who answered."""
-        peer, greeting = self._handshake.verify(self._handshake.open(body))
+        event = self._verify(self._handshake.open(body))
         self._machine.receive(Input.SYN_ACK)
-        return PeerIdentified(peer, greeting)
+        return event
 
     def _read_verdict(self, body: bytes) -> Event:
         """Step 7: what the responder decided. Anything else than a VERDICT is no response."""
@@ -467,6 +478,11 @@ class Session:
         return Rejected(verdict.code, True, verdict.text, verdict.retry, verdict.seen)
 
     # --- reading: either side ---------------------------------------------------------------------------
+
+    def _verify(self, payload: bytes) -> PeerIdentified:
+        peer, greeting = self._handshake.verify(payload)
+        self._streams = limits.MUX in self._profile.caps and limits.MUX in greeting.caps
+        return PeerIdentified(peer, greeting)
 
     def _read_alert(self, body: bytes) -> Event:
         alert = Alert.decode(body)
@@ -496,11 +512,15 @@ class Session:
         return None if self._closing else DataReceived(content)
 
     def _read_close(self, close: Close) -> Event:
-        half = close.code is CloseCode.NORMAL
-        self._machine.record_received(Record.FINISH if half else Record.CLOSE)
-        if not half and self._machine.sending is Direction.OPEN:
+        kind = self._kind_of_close(close.code)
+        self._machine.record_received(kind)
+        if kind is Record.CLOSE and self._machine.sending is Direction.OPEN:
             self.finish()
         return CloseReceived(close.code, close.text)
+
+    def _kind_of_close(self, code: CloseCode | int) -> Record:
+        # "With code 0 and without mux/1, CLOSE is a half-close."
+        return Record.FINISH if code is CloseCode.NORMAL and not self._streams else Record.CLOSE
 
     def _read_ping(self, ping: Ping) -> Event | None:
         self._machine.record_received(Record.PING)
@@ -556,6 +576,7 @@ class Session:
         self._inbox.clear()
 
     def _close_after(self, error: RemoteProtocolError) -> None:
+        self._pong = None
         if self._machine.sending is not Direction.CLOSED:
             code = error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
             self._queue_record(RecordType.CLOSE, Close(code).encode())
