@@ -71,12 +71,12 @@ class Profile:
             kind = "private" if self.network.private else "public"
             offered = ", ".join(f"0x{offer:04x}" for offer in self.offers or ())
             raise ValueError(f"no suite of a {kind} network among the offers ({offered or 'none'})")
+        longest = self.greeting(Role.INITIATOR, bytes(32), time=2**64 - 1)
+        encode_greeting_payload(longest.encode(), bytes(SIGNATURE_LENGTH))  # raises where it cannot be sent
         if not self.versions[0] <= VERSION <= self.versions[1]:
             raise ValueError(f"the versions {self.versions} do not include {VERSION}, which this package speaks")
         if len(self.ext) > MAX_EXTENSION:
             raise ValueError(f"an extension of {len(self.ext)} bytes, the limit is {MAX_EXTENSION}")
-        longest = self.greeting(Role.INITIATOR, bytes(32), time=2**64 - 1)
-        encode_greeting_payload(longest.encode(), bytes(SIGNATURE_LENGTH))  # raises where it cannot be sent
 
     @property
     def suites(self) -> list[Suite]:
