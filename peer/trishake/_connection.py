@@ -11,7 +11,7 @@ and writes, whoever calls `receive_some` reads and decrypts. `initiate` and `res
 from __future__ import annotations
 
 import operator
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -111,40 +111,43 @@ class Connection(trio.abc.HalfCloseableStream):
         with self._sending.take(self):
             if self._session.sending is not Direction.OPEN and self._failure is None:
                 raise trio.ClosedResourceError("send_eof was called: this direction has ended")
-            await self._write()
+            await self._flush()
             view = memoryview(data)
             for start in range(0, len(view), _SEND_CHUNK):
                 self._session.send(view[start : start + _SEND_CHUNK])
-                await self._write()
+                await self._flush()
 
     async def wait_send_all_might_not_block(self) -> None:
         with self._sending.take(self):
             self._check_failure()
-            await self._or_fail(self._wire.wait_writable)
+            try:
+                await self._wire.wait_writable()
+            except trio.BrokenResourceError as error:
+                raise self._write_failed(error) from error
 
     async def send_eof(self) -> None:
         """End our direction, authenticated (CLOSE NORMAL); the other one goes on. Again, it does nothing."""
         with self._sending.take(self):
             if self._session.sending is Direction.OPEN:
                 self._session.finish()
-            await self._write()
+            await self._flush()
 
-    async def _write(self) -> None:
+    async def _flush(self) -> None:
         self._check_failure()
         self._wire.queue(self._session)
-        await self._or_fail(self._wire.flush)
+        try:
+            await self._wire.flush()
+        except trio.BrokenResourceError as error:
+            raise self._write_failed(error) from error
 
-    async def _or_fail(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write; if the transport is broken, everything ends, and the reader wakes with the cause.
+    def _write_failed(self, error: trio.BrokenResourceError) -> Exception:
+        """The transport is broken: everything ends, and the reader wakes with the cause.
 
         He first gets what has arrived: the other side's last words may be among it.
         """
-        try:
-            await write()
-        except trio.BrokenResourceError as error:
-            self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
-            self._receiving.wake(within=self._limits.close)
-            raise self._failure_now() from error
+        self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
+        self._receiving.wake(within=self._limits.close)
+        return self._failure_now()
 
     # --- receiving --------------------------------------------------------------------------------------
 
@@ -419,7 +422,7 @@ def _ids(suites: Sequence[int] | None) -> tuple[int, ...] | None:
 def _greeter(
     stream: trio.abc.Stream, session: Session, trust: Policy, limits: Limits | None, observer: Observer | None
 ) -> Greeter:
-    wire = Wire(stream)
+    wire = Wire.over(stream)
     return Greeter(
         session,
         wire,

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -115,7 +116,7 @@ class Greeter:
     # --- waiting ----------------------------------------------------------------------------------------
 
     async def next_event(self) -> Event:
-        """The next thing that happens. Raises RemoteProtocolError, or NoResponse where the transport failed."""
+        """The next thing that happens. Raises RemoteProtocolError, Rejected, or NoResponse from the transport."""
         broken: trio.BrokenResourceError | None = None
         while (event := self.session.next_event()) is Wait.NEED_DATA:
             self.wire.queue(self.session)
@@ -127,6 +128,8 @@ class Greeter:
             if not await self.receive() and broken is not None:
                 raise self.no_response(Cause.RESET) from broken
         assert not isinstance(event, Wait)
+        if isinstance(event, RejectedEvent):
+            raise self.rejected(event)
         return event
 
     async def receive(self) -> bool:
@@ -163,6 +166,40 @@ class Greeter:
         return reject(VerdictCode.POLICY_TIMEOUT)
 
     # --- ending -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def outcome(self, release: Callable[[], None] | None = None) -> AsyncGenerator[None]:
+        """Whatever goes wrong inside becomes the DialError that names it, and the wire is closed then.
+
+        A context, not a call: dialing stays shallow (from `dial` to the socket four frames of ours).
+        """
+        try:
+            try:
+                yield
+            except RemoteProtocolError as error:
+                raise self.broken(error) from error
+            except trio.BrokenResourceError as error:
+                raise self.no_response(Cause.RESET) from error
+        except DialError as error:
+            self.add_facts(error)
+            if self.session.role is Role.RESPONDER:
+                self._tell_why()
+            elif not isinstance(error, Refused):
+                await self.wire.abort()  # no response, or rejected: there is nothing more to say
+                raise
+            await self.say_goodbye(release)
+            raise
+        except BaseException:
+            await self.wire.abort()
+            raise
+
+    def _tell_why(self) -> None:
+        """Refuse a dialer whose greeting was still under way when its time was up, or when we left."""
+        session = self.session
+        if session.state in (State.AWAIT_SYN, State.AWAIT_ACK):
+            session.refuse(AlertCode.GOING_AWAY if self.leaving else AlertCode.TIMEOUT)
+        elif session.state is State.PEER_IDENTIFIED:
+            session.reject(VerdictCode.SHUTTING_DOWN if self.leaving else VerdictCode.POLICY_TIMEOUT)
 
     async def say_goodbye(self, release: Callable[[], None] | None = None) -> None:
         """Write the refusal that the session holds, half-close, and read on so that no reset destroys it.
@@ -237,7 +274,7 @@ class Greeter:
             suites=event.suites,
         )
 
-    def with_facts(self, error: DialError) -> DialError:
+    def add_facts(self, error: DialError) -> None:
         """Put where and who into the error, and tell the observer."""
         error.address = self.address
         if error.peer is None:
@@ -245,7 +282,6 @@ class Greeter:
         if self.session.finished_handshake:
             error.session_id = self.session.session_id
         self.observer.failed(self.session.role, error)
-        return error
 
 
 async def greet_as_initiator(greeter: Greeter) -> Meeting:
@@ -253,47 +289,26 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
 
     Cancelled, it closes the wire at once.
     """
-    greeter.scope.deadline = greeter.started + greeter.limits.greeting
-    try:
+    session = greeter.session
+    async with greeter.outcome():
         with greeter.scope:
-            return await _initiate(greeter)
+            greeter.scope.deadline = greeter.started + greeter.limits.greeting
+            greeter.progress(Step.SYN_SENT)
+            event = await greeter.next_event()
+            assert isinstance(event, PeerIdentified)
+            decision = await greeter.decide(event)
+            greeter.progress(Step.RESPONDER_VERIFIED)
+            if isinstance(decision, Rejection):
+                session.reject()
+                raise Untrusted(event.peer, decision)
+            session.accept()
+            greeter.phase = Phase.VERDICT
+            greeter.progress(Step.ACK_SENT)
+            verdict = await greeter.next_event()
+            assert isinstance(verdict, Accepted)
+            greeter.progress(Step.READY)
+            return Meeting(event, verdict.seen, verdict.text)
         raise greeter.no_response(Cause.TIMEOUT)
-    except Refused as error:
-        await greeter.say_goodbye()
-        raise greeter.with_facts(error) from error.__cause__
-    except DialError as error:
-        await greeter.wire.abort()  # no response, or rejected: there is nothing more to say
-        raise greeter.with_facts(error) from error.__cause__
-    except BaseException:
-        await greeter.wire.abort()
-        raise
-
-
-async def _initiate(greeter: Greeter) -> Meeting:
-    session, wire = greeter.session, greeter.wire
-    try:
-        greeter.progress(Step.SYN_SENT)
-        event = await greeter.next_event()
-        if isinstance(event, RejectedEvent):
-            raise greeter.rejected(event)
-        assert isinstance(event, PeerIdentified)
-        decision = await greeter.decide(event)
-        greeter.progress(Step.RESPONDER_VERIFIED)
-        if isinstance(decision, Rejection):
-            session.reject()
-            raise Untrusted(event.peer, decision)
-        session.accept()
-        wire.queue(session)
-        greeter.phase = Phase.VERDICT
-        greeter.progress(Step.ACK_SENT)
-        verdict = await greeter.next_event()
-        if isinstance(verdict, RejectedEvent):
-            raise greeter.rejected(verdict)
-        assert isinstance(verdict, Accepted)
-        greeter.progress(Step.READY)
-        return Meeting(event, verdict.seen, verdict.text)
-    except RemoteProtocolError as error:
-        raise greeter.broken(error) from error
 
 
 async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | None = None) -> Meeting:
@@ -302,64 +317,33 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
     release: called when the verdict or the refusal is written, before a refusal's drain: the slot is free then.
     Cancelled, it closes the wire at once.
     """
-    greeter.scope.deadline = greeter.started + greeter.limits.syn
-    try:
+    session, wire = greeter.session, greeter.wire
+    async with greeter.outcome(release):
         with greeter.scope:
-            meeting = await _respond(greeter)
+            greeter.scope.deadline = greeter.started + greeter.limits.syn
+            await greeter.receive()
+            greeter.progress(Step.ADMITTED)
+            event = await greeter.next_event()
+            assert isinstance(event, SynReceived)
+            greeter.scope.deadline = greeter.started + greeter.limits.greeting
+            greeter.phase = Phase.ACK
+            greeter.progress(Step.SYN_ACK_SENT)
+            event = await greeter.next_event()
+            assert isinstance(event, PeerIdentified)
+            decision = await greeter.decide(event)
+            greeter.progress(Step.INITIATOR_VERIFIED)
+            if isinstance(decision, Rejection):
+                session.reject(
+                    decision.reason, text=decision.text, retry_after=decision.retry_after, seen=wire.address
+                )
+                raise Untrusted(event.peer, decision)
+            session.accept(seen=wire.address, text=decision.text)
+            wire.queue(session)
+            await wire.flush()
+            greeter.progress(Step.READY)
             if release is not None:
                 release()
-            return meeting
+            return Meeting(event)
         if greeter.leaving:
             raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
         raise greeter.no_response(Cause.TIMEOUT)
-    except DialError as error:
-        _tell_why(greeter)
-        await greeter.say_goodbye(release)
-        raise greeter.with_facts(error) from error.__cause__
-    except BaseException:
-        await greeter.wire.abort()
-        raise
-
-
-async def _respond(greeter: Greeter) -> Meeting:
-    session, wire = greeter.session, greeter.wire
-    try:
-        await greeter.receive()
-        greeter.progress(Step.ADMITTED)
-        event = await greeter.next_event()
-        if isinstance(event, RejectedEvent):
-            raise greeter.rejected(event)
-        assert isinstance(event, SynReceived)
-        greeter.scope.deadline = greeter.started + greeter.limits.greeting
-        greeter.phase = Phase.ACK
-        wire.queue(session)
-        greeter.progress(Step.SYN_ACK_SENT)
-        event = await greeter.next_event()
-        if isinstance(event, RejectedEvent):
-            raise greeter.rejected(event)
-        assert isinstance(event, PeerIdentified)
-        decision = await greeter.decide(event)
-        greeter.progress(Step.INITIATOR_VERIFIED)
-        if isinstance(decision, Rejection):
-            session.reject(
-                decision.reason, text=decision.text, retry_after=decision.retry_after, seen=wire.address
-            )
-            raise Untrusted(event.peer, decision)
-        session.accept(seen=wire.address, text=decision.text)
-        wire.queue(session)
-        await wire.flush()
-        greeter.progress(Step.READY)
-        return Meeting(event)
-    except RemoteProtocolError as error:
-        raise greeter.broken(error) from error
-    except trio.BrokenResourceError as error:
-        raise greeter.no_response(Cause.RESET) from error
-
-
-def _tell_why(greeter: Greeter) -> None:
-    """Refuse a dialer whose greeting was still under way when its time was up, or when we left."""
-    session = greeter.session
-    if session.state in (State.AWAIT_SYN, State.AWAIT_ACK):
-        session.refuse(AlertCode.GOING_AWAY if greeter.leaving else AlertCode.TIMEOUT)
-    elif session.state is State.PEER_IDENTIFIED:
-        session.reject(VerdictCode.SHUTTING_DOWN if greeter.leaving else VerdictCode.POLICY_TIMEOUT)

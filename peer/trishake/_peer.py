@@ -34,7 +34,7 @@ from ._observer import Observer
 from ._transports import listen_tcp, open_tcp
 from ._trust import Acceptance, Decision, Introduction, Policy, anyone, reject
 from ._version import AGENT
-from ._wire import Wire
+from ._wire import SocketWire
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
@@ -137,14 +137,16 @@ class Peer:
             self._observer.failed(Role.INITIATOR, error)
             raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
-        greeter = self._greeter(session, Wire(stream), trust or self._trust, where, target.peer)
+        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer)
         ephemeral_key = session.ephemeral_key
         self._dialing[ephemeral_key] = False
         try:
             meeting = await greet_as_initiator(greeter)
         except Rejected as error:
             if self._dialing[ephemeral_key]:
-                raise greeter.with_facts(Refused(VerdictCode.SELF, MET_ITSELF)) from error
+                met_itself = Refused(VerdictCode.SELF, MET_ITSELF)
+                greeter.add_facts(met_itself)
+                raise met_itself from error
             raise
         finally:
             del self._dialing[ephemeral_key]
@@ -176,7 +178,7 @@ class Peer:
 
     async def _welcome(self, listener: Listener, stream: trio.SocketStream) -> Connection | None:
         """Admit a dialer, or not, and greet it; None if no connection came of it."""
-        wire = Wire(stream)
+        wire = SocketWire(stream)
         session = Session.responder(self._identity, self._profile, now=unix_time(), is_own_dial=self._is_own_dial)
 
         async def decide(introduction: Introduction) -> Decision:
@@ -212,7 +214,7 @@ class Peer:
 
     async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:
         """BUSY, before anything is read; under more load still, just close (section 7, step 1)."""
-        greeter.with_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
+        greeter.add_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
         if self._turning_away < self._limits.handshakes:
             greeter.session.refuse(AlertCode.BUSY, retry_after=retry_after)
         self._turning_away += 1
@@ -224,7 +226,7 @@ class Peer:
     def _greeter(
         self,
         session: Session,
-        wire: Wire,
+        wire: SocketWire,
         trust: Policy,
         address: str | None,
         dialed: PeerId | None = None,

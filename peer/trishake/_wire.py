@@ -1,4 +1,4 @@
-"""Wire: the one place that writes to a transport, so that a cancelled send tears nothing."""
+"""Wire: the one place that writes to a transport, and what a cancelled write does to it."""
 
 from __future__ import annotations
 
@@ -17,39 +17,29 @@ _CHUNK: Final = 64 * 1024
 class Wire:
     """A session's bytes on a `trio.abc.Stream`.
 
-    What the session wants to say is queued in order, synchronously, and then flushed by whoever is there. On a
-    socket a cancelled flush has lost nothing: the rest stays queued, in front of what comes next. Other
-    streams do not say how much a cancelled `send_all` has sent; after one, the wire is torn, and every later
-    flush says so.
+    What the session wants to say is queued in order, synchronously, and then flushed by whoever is there. A
+    stream does not say how much a cancelled `send_all` has sent; after one, the wire is torn, and every later
+    flush says so. A socket does say it: see SocketWire.
     """
+
+    tears = True
+    """Whether a cancelled flush breaks the wire."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream: Final = stream
-        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
-        self._peer_name = None if self._socket is None else _peer_name(self._socket)
+        self.torn = False
         self._unsent = bytearray()
         self._lock = trio.Lock()
-        self._torn = False
+
+    @classmethod
+    def over(cls, stream: trio.abc.Stream) -> Wire:
+        """The wire that fits this stream."""
+        return SocketWire(stream) if isinstance(stream, trio.SocketStream) else Wire(stream)
 
     @property
     def address(self) -> str | None:
         """Where the other end is, as `host:port`; None where the transport has no such thing."""
-        return format_endpoint(*self._peer_name) if self._peer_name else None
-
-    @property
-    def host(self) -> str:
-        """The host of `address`; empty where there is none."""
-        return self._peer_name[0] if self._peer_name else ""
-
-    @property
-    def tears(self) -> bool:
-        """Whether a cancelled flush breaks the wire."""
-        return self._socket is None
-
-    @property
-    def torn(self) -> bool:
-        """Whether one did."""
-        return self._torn
+        return None
 
     @property
     def pending(self) -> bool:
@@ -63,33 +53,18 @@ class Wire:
     async def flush(self) -> None:
         """Write until nothing is queued. Raises trio.BrokenResourceError or trio.ClosedResourceError.
 
-        Cancelled, it leaves on a socket what was not sent in the queue; on another stream the wire is torn.
+        Cancelled in the middle, the wire is torn.
         """
         async with self._lock:
-            if self._socket is not None:
-                await self._flush_socket(self._socket)
-            else:
-                await self._flush_stream()
-
-    async def _flush_socket(self, socket: trio.socket.SocketType) -> None:
-        try:
+            if self.torn:
+                raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
             while self._unsent:
-                # A cancelled send has sent nothing; a partial one says how much.
-                sent = await socket.send(self._unsent)
-                del self._unsent[:sent]
-        except OSError as error:
-            raise trio.BrokenResourceError(f"writing failed: {error}") from error
-
-    async def _flush_stream(self) -> None:
-        if self._torn:
-            raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
-        while self._unsent:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            data = bytes(self._unsent)
-            self._unsent.clear()
-            self._torn = True
-            await self.stream.send_all(data)
-            self._torn = False
+                await trio.lowlevel.checkpoint_if_cancelled()
+                data = bytes(self._unsent)
+                self._unsent.clear()
+                self.torn = True
+                await self.stream.send_all(data)
+                self.torn = False
 
     async def wait_writable(self) -> None:
         """As `trio.abc.SendStream.wait_send_all_might_not_block`."""
@@ -112,6 +87,39 @@ class Wire:
     async def abort(self) -> None:
         """Close at once, without a word."""
         await trio.aclose_forcefully(self.stream)
+
+
+class SocketWire(Wire):
+    """The same on a socket, which says how much it took: a cancelled flush has lost nothing.
+
+    The rest stays queued, in front of what comes next.
+    """
+
+    tears = False
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__(stream)
+        self._socket = stream.socket
+        self._peer_name = _peer_name(stream.socket)
+
+    @property
+    def address(self) -> str | None:
+        return format_endpoint(*self._peer_name) if self._peer_name else None
+
+    @property
+    def host(self) -> str:
+        """The host of `address`; empty if the other end is gone already."""
+        return self._peer_name[0] if self._peer_name else ""
+
+    async def flush(self) -> None:
+        async with self._lock:
+            try:
+                while self._unsent:
+                    # A cancelled send has sent nothing; a partial one says how much.
+                    sent = await self._socket.send(self._unsent)
+                    del self._unsent[:sent]
+            except OSError as error:
+                raise trio.BrokenResourceError(f"writing failed: {error}") from error
 
 
 def _peer_name(socket: trio.socket.SocketType) -> tuple[str, int] | None:
