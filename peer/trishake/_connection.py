@@ -208,7 +208,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Only where a cancelled write would tear the transport does it come first.
         """
-        if not self._wire.pending:  # else what the other side asks without reading would pile up
+        if not self._wire.unsent:  # else what the other side asks without reading would pile up
             self._wire.queue(self._session)
         room = self._session.receive_room
         if self._wire.pending and self._wire.tears:

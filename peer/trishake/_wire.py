@@ -42,9 +42,14 @@ class Wire:
         return None
 
     @property
-    def pending(self) -> bool:
-        """Whether a flush has something to do."""
+    def unsent(self) -> bool:
+        """Whether something is queued."""
         return bool(self._unsent)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is queued that nobody is writing: who writes, writes all of it."""
+        return bool(self._unsent) and not self._lock.locked()
 
     def queue(self, session: Session) -> None:
         """Take over what the session wants to send. No checkpoint."""
@@ -68,8 +73,7 @@ class Wire:
 
     async def wait_writable(self) -> None:
         """As `trio.abc.SendStream.wait_send_all_might_not_block`."""
-        if self._unsent:
-            await self.flush()
+        await self.flush()
         await self.stream.wait_send_all_might_not_block()
 
     async def receive(self, room: int) -> bytes | bytearray:
