@@ -46,7 +46,7 @@ class Admission:
         self._limits = limits
         self._held = 0
         self._held_by: Counter[str] = Counter()
-        # network -> (tokens, time of the last greeting); oldest first. A bucket that would be full is as good
+        # network -> (tokens, when they were counted); oldest first. A bucket that would be full is as good
         # as none, so the table holds only who came within the last burst / rate seconds.
         self._buckets: dict[str, tuple[float, float]] = {}
 
@@ -74,8 +74,9 @@ class Admission:
             del self._buckets[next(iter(self._buckets))]
         tokens, last = self._buckets.pop(network, (float(burst), now))
         tokens = min(float(burst), tokens + (now - last) * rate)
-        self._buckets[network] = (max(0.0, tokens - 1), now)
-        return tokens >= 1
+        admitted = tokens >= 1
+        self._buckets[network] = (tokens - admitted, now)
+        return admitted
 
 
 def _network_of(host: str) -> str:

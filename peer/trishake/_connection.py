@@ -128,6 +128,7 @@ class Connection(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """End our direction, authenticated (CLOSE NORMAL); the other one goes on. Again, it does nothing."""
         with self._sending.take(self):
+            self._check_failure()
             if self._session.sending is Direction.OPEN:
                 self._session.finish()
             await self._flush()
@@ -185,7 +186,7 @@ class Connection(trio.abc.HalfCloseableStream):
                 case DataReceived():
                     return event.data
                 case CloseReceived():
-                    self._take_close(event)
+                    await self._take_close(event)
                 case _:
                     pass  # a PONG: nobody waits for it
         self._check_failure()
@@ -233,33 +234,35 @@ class Connection(trio.abc.HalfCloseableStream):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader beside us meets the same end, and names it
 
-    def _take_close(self, close: CloseReceived) -> None:
+    async def _take_close(self, close: CloseReceived) -> None:
         if close.code is not CloseCode.NORMAL:
             text = f': "{escape(close.text)}"' if close.text else ""
-            self._fail(
-                ConnectionClosed(
-                    f"{self.peer} closed the connection with {code_name(close.code)}{text}",
-                    code=close.code,
-                    text=close.text,
-                    by_peer=True,
-                )
+            closed = ConnectionClosed(
+                f"{self.peer} closed the connection with {code_name(close.code)}{text}",
+                code=close.code,
+                text=close.text,
+                by_peer=True,
             )
-            self._sending.wake()
+            await self._end(closed)
 
-    async def _end_after(self, error: RemoteProtocolError) -> ConnectionClosed:
-        """The other side broke the protocol: tell it so, within a second, and end."""
+    async def _end_after(self, error: RemoteProtocolError) -> Exception:
+        """The other side broke the protocol, or was cut off."""
         cut = isinstance(error, Truncated)
         closed = ConnectionClosed(
             f"the connection to {self.peer} ended: {error}",
             code=None if cut else CloseCode.PROTOCOL,
             by_peer=cut,
         )
+        await self._end(closed)
+        return self._failure_now()
+
+    async def _end(self, closed: ConnectionClosed) -> None:
+        """The other side ended it, one way or another: the sender wakes, and our CLOSE is written."""
         self._fail(closed)
         self._sending.wake()
         self._wire.queue(self._session)
         with trio.move_on_after(self._limits.write_alert):
             await self._flush_quietly()
-        return closed
 
     # --- ending -----------------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class Greeter:
     """Drives one greeting on one wire: what both roles share.
 
     address: for errors and observers. dialed: who was to answer, if that is known.
-    started: when its time began to run, on Trio's clock.
+    started: when its time began to run, on Trio's clock. met_itself: whether our own listener took this dial.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Greeter:
         address: str | None,
         started: float,
         dialed: PeerId | None = None,
+        met_itself: Callable[[], bool] = lambda: False,
     ) -> None:
         self.session = session
         self.wire = wire
@@ -101,6 +102,7 @@ class Greeter:
         self.observer = observer
         self.address = address
         self.dialed = dialed
+        self.met_itself = met_itself
         self.started = started
         self.phase = Phase.SYN_ACK if session.role is Role.INITIATOR else Phase.SYN
         self.identified: PeerIdentified | None = None
@@ -116,7 +118,7 @@ class Greeter:
     # --- waiting ----------------------------------------------------------------------------------------
 
     async def next_event(self) -> Event:
-        """The next thing that happens. Raises RemoteProtocolError, Rejected, or NoResponse from the transport."""
+        """The next thing that happens. Raises RemoteProtocolError, Rejected, or NoResponse for the transport."""
         broken: trio.BrokenResourceError | None = None
         while (event := self.session.next_event()) is Wait.NEED_DATA:
             self.wire.queue(self.session)
@@ -248,6 +250,12 @@ class Greeter:
         elapsed = trio.current_time() - self.started
         return NoResponse(self.phase, cause, elapsed=elapsed, protocol=protocol, detail=detail)
 
+    def late(self) -> DialError:
+        """The outcome when the scope was cancelled: the time was up, or we are leaving."""
+        if self.leaving:
+            return Refused(AlertCode.GOING_AWAY, "this peer is closing")
+        return self.no_response(Cause.TIMEOUT)
+
     def broken(self, error: RemoteProtocolError) -> DialError:
         """The outcome for a breach of the protocol."""
         match error:
@@ -264,7 +272,9 @@ class Greeter:
             case _:
                 return self.no_response(Cause.BROKEN, detail=str(error))
 
-    def rejected(self, event: RejectedEvent) -> Rejected:
+    def rejected(self, event: RejectedEvent) -> DialError:
+        if self.met_itself():
+            return Refused(VerdictCode.SELF, MET_ITSELF)
         return Rejected(
             event.reason,
             text=event.text,
@@ -308,7 +318,7 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
             assert isinstance(verdict, Accepted)
             greeter.progress(Step.READY)
             return Meeting(event, verdict.seen, verdict.text)
-        raise greeter.no_response(Cause.TIMEOUT)
+        raise greeter.late()
 
 
 async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | None = None) -> Meeting:
@@ -344,6 +354,4 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
             if release is not None:
                 release()
             return Meeting(event)
-        if greeter.leaving:
-            raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
-        raise greeter.no_response(Cause.TIMEOUT)
+        raise greeter.late()

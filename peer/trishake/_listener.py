@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import socket as stdlib_socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Self
 
 import trio
 
@@ -56,13 +56,15 @@ class Listener(trio.abc.Listener[Connection]):
         except trio.EndOfChannel:
             raise trio.ClosedResourceError("this listener was closed") from None
 
-    async def __aiter__(self) -> AsyncIterator[Connection]:
+    def __aiter__(self) -> Self:
         """The connections, until the listener is closed."""
-        while True:
-            try:
-                yield await self.accept()
-            except trio.ClosedResourceError:
-                return
+        return self
+
+    async def __anext__(self) -> Connection:
+        try:
+            return await self.accept()
+        except trio.ClosedResourceError:
+            raise StopAsyncIteration from None
 
     async def aclose(self) -> None:
         """Take no more dials; greetings under way are told so, connections that nobody took are closed."""
@@ -71,7 +73,7 @@ class Listener(trio.abc.Listener[Connection]):
             self._scope.cancel()
             self._arrived.close()
             for listener in self._sockets:
-                await trio.aclose_forcefully(listener)
+                listener.socket.close()  # no checkpoint: a cancelled aclose must close them all
             for greeter in self.greetings:
                 greeter.leave()
             async with trio.open_nursery() as nursery:
@@ -118,6 +120,9 @@ class Listener(trio.abc.Listener[Connection]):
     async def _greet_one(
         self, stream: trio.SocketStream, greet: Callable[[trio.SocketStream], Awaitable[Connection | None]]
     ) -> None:
+        if self._closed:  # it came as we left
+            await trio.aclose_forcefully(stream)
+            return
         connection = await greet(stream)
         if connection is None:
             return

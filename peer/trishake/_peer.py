@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -26,8 +27,8 @@ from trishake_protocol import (
 from ._addresses import Address, format_endpoint
 from ._admission import Admission, Busy
 from ._connection import Connection
-from ._errors import DialError, Refused, Rejected
-from ._greeting import MET_ITSELF, Greeter, greet_as_initiator, greet_as_responder, unix_time
+from ._errors import DialError, Refused
+from ._greeting import Greeter, greet_as_initiator, greet_as_responder, unix_time
 from ._limits import Limits
 from ._listener import Listener
 from ._observer import Observer
@@ -38,6 +39,14 @@ from ._wire import SocketWire
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
+
+
+@dataclass(slots=True)
+class _Dial:
+    """A dial under way, by the key in its SYN, and whether a listener of our own has seen that."""
+
+    ephemeral_key: bytes
+    met_itself: bool = False
 
 
 class Peer:
@@ -69,8 +78,8 @@ class Peer:
         self._limits = limits or Limits()
         self._observer = observer or Observer()
         self._admission = Admission(self._limits)
-        self._dialing: dict[bytes, bool] = {}
-        """Our dials under way by their ephemeral key, and whether one has reached a listener of our own."""
+        self._dials: dict[bytes, _Dial] = {}
+        self._greeters: set[Greeter] = set()
         self._listeners: set[Listener] = set()
         self._connections: set[Connection] = set()
         self._inbound: set[Session] = set()
@@ -100,6 +109,7 @@ class Peer:
         assert self._nursery is not None
         self._nursery.start_soon(self.aclose)
         self._nursery.cancel_scope.deadline = trio.current_time() + self._limits.close
+        self._nursery = None
         if isinstance(error, Exception):
             # The body's own error goes on as it is: the nursery would wrap it in a group.
             await self._block.__aexit__(None, None, None)
@@ -108,6 +118,8 @@ class Peer:
 
     async def aclose(self) -> None:
         """Close every listener and connection, telling those on the other side. `async with` does it."""
+        for greeter in self._greeters:
+            greeter.leave()
         async with trio.open_nursery() as nursery:
             for listener in list(self._listeners):
                 nursery.start_soon(self._close_listener, listener)
@@ -118,6 +130,11 @@ class Peer:
         await listener.aclose()
         self._listeners.discard(listener)
 
+    def _block_entered(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise LocalProtocolError("a peer dials and listens within its block: async with Peer(...) as peer")
+        return self._nursery
+
     # --- dialing ----------------------------------------------------------------------------------------
 
     async def dial(self, address: Address | str, *, trust: Policy | None = None) -> Connection:
@@ -126,8 +143,10 @@ class Peer:
         address: an invite, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
         who dialed. Without an id, `tcp://host:port`, the policy decides who will do. trust: the policy for
         this dial, instead of the peer's own.
-        Raises InvalidAddress; NoResponse, Rejected or Refused. Cancelled, it leaves nothing open.
+        Raises InvalidAddress; NoResponse, Rejected or Refused; LocalProtocolError outside `async with`.
+        Cancelled, it leaves nothing open.
         """
+        self._block_entered()
         target = Address.parse(address) if isinstance(address, str) else address
         where = format_endpoint(target.host, target.port)
         try:
@@ -137,27 +156,26 @@ class Peer:
             self._observer.failed(Role.INITIATOR, error)
             raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
-        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer)
-        ephemeral_key = session.ephemeral_key
-        self._dialing[ephemeral_key] = False
+        dial = _Dial(session.ephemeral_key)
+        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer, dial)
+        self._dials[dial.ephemeral_key] = dial
+        self._greeters.add(greeter)
         try:
+            if self._nursery is None:  # we left while it connected
+                greeter.leave()
             meeting = await greet_as_initiator(greeter)
-        except Rejected as error:
-            if self._dialing[ephemeral_key]:
-                met_itself = Refused(VerdictCode.SELF, MET_ITSELF)
-                greeter.add_facts(met_itself)
-                raise met_itself from error
-            raise
         finally:
-            del self._dialing[ephemeral_key]
+            del self._dials[dial.ephemeral_key]
+            self._greeters.discard(greeter)
         connection = Connection(session, greeter.wire, meeting, self._limits, self._connections.discard)
         self._connections.add(connection)
         return connection
 
     def _is_own_dial(self, ephemeral_key: bytes) -> bool:
-        if ephemeral_key not in self._dialing:
+        dial = self._dials.get(ephemeral_key)
+        if dial is None:
             return False
-        self._dialing[ephemeral_key] = True
+        dial.met_itself = True
         return True
 
     # --- listening --------------------------------------------------------------------------------------
@@ -168,12 +186,14 @@ class Peer:
         address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all.
         Raises InvalidAddress; OSError if it cannot be bound; LocalProtocolError outside `async with`.
         """
-        if self._nursery is None:
-            raise LocalProtocolError("a peer listens within its block: async with Peer(...) as peer")
+        nursery = self._block_entered()
         target = Address.parse(address) if isinstance(address, str) else address
         listener = Listener(await listen_tcp(target), self.id, self._limits.connections)
+        if self._nursery is None:  # we left while the name was looked up
+            await listener.aclose()
+            raise LocalProtocolError("this peer has left its block")
         self._listeners.add(listener)
-        self._nursery.start_soon(listener.serve, partial(self._welcome, listener))
+        nursery.start_soon(listener.serve, partial(self._welcome, listener))
         return listener
 
     async def _welcome(self, listener: Listener, stream: trio.SocketStream) -> Connection | None:
@@ -230,6 +250,7 @@ class Peer:
         trust: Policy,
         address: str | None,
         dialed: PeerId | None = None,
+        dial: _Dial | None = None,
     ) -> Greeter:
         return Greeter(
             session,
@@ -240,4 +261,5 @@ class Peer:
             address=address,
             started=trio.current_time(),
             dialed=dialed,
+            met_itself=lambda: dial is not None and dial.met_itself,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trishake_protocol import Greeting, PeerId, Role, VerdictCode
 from trishake_protocol.errors import FIRST_APPLICATION_VERDICT
-from trishake_protocol.limits import MAX_TEXT
+from trishake_protocol.messages import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,15 @@ class Introduction:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """The peer is welcome. text: for people, sent with READY by a responder, at most 256 bytes."""
+    """The peer is welcome. text: for people, sent with READY by a responder, at most 256 bytes.
+
+    Raises ValueError for what no verdict can carry; so does Rejection.
+    """
 
     text: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text(self.text)
+        Verdict(VerdictCode.READY, text=self.text).encode()  # raises where it cannot be sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +64,11 @@ class Rejection:
     retry_after: int | None = None
 
     def __post_init__(self) -> None:
-        _check_text(self.text)
+        Verdict(self.reason, self.retry_after, text=self.text).encode()
         if self.reason is VerdictCode.READY:
             raise ValueError("READY is no reason to reject")
         if isinstance(self.reason, int) and not FIRST_APPLICATION_VERDICT <= self.reason <= 0xFFFF:
             raise ValueError(f"an application's own reason is 0x8000 to 0xFFFF, got 0x{self.reason:04X}")
-
-
-def _check_text(text: str | None) -> None:
-    if text is not None and len(text.encode()) > MAX_TEXT:
-        raise ValueError(f"the text of a verdict is at most {MAX_TEXT} bytes, got {len(text.encode())}")
 
 
 Decision = Acceptance | Rejection

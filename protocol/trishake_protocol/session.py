@@ -336,7 +336,9 @@ class Session:
         Raises LocalProtocolError as `send` does.
         """
         self._machine.record_sent(self._kind_of_close(CloseCode.NORMAL))
-        self._closing = self._streams
+        if self._streams:
+            self._closing = True
+            self._pong = None
         self._queue_record(RecordType.CLOSE, Close().encode())
 
     def close(self, code: CloseCode, text: str | None = None) -> None:
