@@ -64,11 +64,11 @@ class Rejection:
     retry_after: int | None = None
 
     def __post_init__(self) -> None:
-        Verdict(self.reason, self.retry_after, text=self.text).encode()
         if self.reason is VerdictCode.READY:
             raise ValueError("READY is no reason to reject")
         if isinstance(self.reason, int) and not FIRST_APPLICATION_VERDICT <= self.reason <= 0xFFFF:
             raise ValueError(f"an application's own reason is 0x8000 to 0xFFFF, got 0x{self.reason:04X}")
+        Verdict(self.reason, self.retry_after, text=self.text).encode()
 
 
 Decision = Acceptance | Rejection
