@@ -14,13 +14,17 @@ from ._errors import InvalidAddress
 class Address:
     """`tcp://host:port`, or as an invite `tcp://<peer id>@host:port`. An IPv6 host stands in brackets.
 
-    port: 0 to 65535; 0 only to listen on.
+    port: 0 to 65535; 0 only to listen on. Raises InvalidAddress for another.
     """
 
     host: str
     port: int
     peer: PeerId | None = None
     scheme: str = "tcp"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InvalidAddress(f"port {self.port} is none: a port is 0 to 65535")
 
     @classmethod
     def parse(cls, text: str) -> Address:

@@ -50,7 +50,19 @@ async def _resolve(address: Address) -> list[tuple[int, _SockAddr]]:
         found = await trio.socket.getaddrinfo(address.host, address.port, type=stdlib_socket.SOCK_STREAM)
     except UnicodeError as error:  # a label that IDNA cannot encode
         raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, f"no name to look up: {error}") from None
+    if not found:
+        raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, "the name stands for no address")
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+async def _connect_to(family: int, sockaddr: _SockAddr) -> trio.socket.SocketType:
+    socket = trio.socket.socket(family, stdlib_socket.SOCK_STREAM)
+    try:
+        await socket.connect(sockaddr)
+    except BaseException:
+        socket.close()
+        raise
+    return socket
 
 
 async def _connect(candidates: list[tuple[int, _SockAddr]]) -> trio.SocketStream:
@@ -60,20 +72,17 @@ async def _connect(candidates: list[tuple[int, _SockAddr]]) -> trio.SocketStream
     failed = [trio.Event() for _ in candidates]
 
     async def attempt(index: int) -> None:
-        family, sockaddr = candidates[index]
-        socket = trio.socket.socket(family, stdlib_socket.SOCK_STREAM)
         try:
-            await socket.connect(sockaddr)
+            socket = await _connect_to(*candidates[index])
         except OSError as error:
             errors[index] = error
             failed[index].set()
         else:
-            if not winner:
+            if winner:  # two in one tick
+                socket.close()
+            else:
                 winner.append(socket)
                 nursery.cancel_scope.cancel()
-        finally:
-            if socket not in winner:
-                socket.close()
 
     try:
         async with trio.open_nursery() as nursery:

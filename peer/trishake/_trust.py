@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from trishake_protocol import Greeting, PeerId, Role, VerdictCode
+from trishake_protocol import AlertCode, Greeting, PeerId, Role, VerdictCode
 from trishake_protocol.errors import FIRST_APPLICATION_VERDICT
 from trishake_protocol.messages import Verdict
 
@@ -66,6 +66,8 @@ class Rejection:
     def __post_init__(self) -> None:
         if self.reason is VerdictCode.READY:
             raise ValueError("READY is no reason to reject")
+        if isinstance(self.reason, AlertCode):
+            raise ValueError(f"{self.reason.name} is the code of an ALERT, not of a verdict")
         if isinstance(self.reason, int) and not FIRST_APPLICATION_VERDICT <= self.reason <= 0xFFFF:
             raise ValueError(f"an application's own reason is 0x8000 to 0xFFFF, got 0x{self.reason:04X}")
         Verdict(self.reason, self.retry_after, text=self.text).encode()
