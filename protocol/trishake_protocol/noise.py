@@ -120,6 +120,11 @@ class SymmetricState:
         temp_k1, temp_k2 = self._hash.hkdf(self.ck, b"", 2)
         return CipherState(self._cipher, temp_k1[:32]), CipherState(self._cipher, temp_k2[:32])
 
+    def forget(self) -> None:
+        """Drop ck and the handshake's key, from which the transport keys could be made again. h stays."""
+        self.ck = b""
+        self.cipher_state = CipherState(self._cipher)
+
 
 class HandshakeState:
     """One side of one handshake (Noise 5.3): `write_message` and `read_message` in turn, then `split`.
@@ -202,6 +207,7 @@ class HandshakeState:
         pair = self._symmetric.split()
         self.s = self.e = self.e1 = None
         self._psks = ()
+        self._symmetric.forget()
         return pair
 
     # --- the tokens: what each does when written, when read, and for DH and psk either way
