@@ -1,0 +1,163 @@
+"""states.py: the two tables are closed, and whatever is not in them is an error of the right side."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from trishake_protocol import Direction, LocalProtocolError, RemoteProtocolError, Role, State
+from trishake_protocol.states import DIRECTION, GREETING, Input, Machine, Record
+
+ARRIVES = (Input.SYN, Input.SYN_ACK, Input.ACK, Input.ALERT, Input.READY, Input.REJECTION)
+DECIDED = (Input.ACCEPT, Input.REJECT, Input.REFUSE)
+MOVES = [(role, state, input_) for role in Role for state in GREETING[role] for input_ in Input]
+
+RECORDS = list(product(Direction, Record))
+
+
+def named(value: object) -> str:
+    return getattr(value, "name", str(value))
+
+
+def at(role: Role, state: State) -> Machine:
+    machine = Machine(role)
+    machine.state = state
+    return machine
+
+
+def move(machine: Machine, input_: Input) -> None:
+    (machine.receive if input_ in ARRIVES else machine.decide)(input_)
+
+
+def reached_from(start: object, table: dict) -> set:
+    reached, new = set(), {start}
+    while new:
+        reached |= new
+        new = {target for state in new for target in table[state].values()} - reached
+    return reached
+
+
+def test_an_input_either_arrives_or_is_decided() -> None:
+    assert set(ARRIVES) | set(DECIDED) == set(Input)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_every_target_of_the_greeting_is_a_state_of_its_role(role: Role) -> None:
+    targets = {target for moves in GREETING[role].values() for target in moves.values()}
+    assert targets <= set(GREETING[role])
+
+
+@pytest.mark.parametrize("role", Role)
+def test_every_state_of_the_greeting_can_be_reached(role: Role) -> None:
+    assert reached_from(Machine(role).state, GREETING[role]) == set(GREETING[role])
+
+
+def test_every_state_belongs_to_a_role() -> None:
+    assert set(GREETING[Role.INITIATOR]) | set(GREETING[Role.RESPONDER]) == set(State)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_every_state_but_an_open_one_can_still_end(role: Role) -> None:
+    for state in GREETING[role]:
+        if state is not State.OPEN:
+            assert State.ENDED in reached_from(state, GREETING[role])
+
+
+@pytest.mark.parametrize("role", Role)
+def test_no_move_leaves_the_end(role: Role) -> None:
+    assert GREETING[role][State.ENDED] == {}
+
+
+def test_only_an_accepted_and_ready_greeting_opens() -> None:
+    """The one way in: nothing that arrives opens a responder, nothing that we decide opens an initiator."""
+    into = [
+        (role, state, input_) for role, state, input_ in MOVES if GREETING[role][state].get(input_) is State.OPEN
+    ]
+    assert into == [
+        (Role.INITIATOR, State.AWAIT_VERDICT, Input.READY),
+        (Role.RESPONDER, State.PEER_IDENTIFIED, Input.ACCEPT),
+    ]
+
+
+@pytest.mark.parametrize(("role", "state", "input_"), MOVES, ids=named)
+def test_a_move_of_the_table_is_made_and_any_other_is_an_error(role: Role, state: State, input_: Input) -> None:
+    """A breach by the other side if it arrived, by the caller if he asked for it. The state then stays."""
+    machine = at(role, state)
+    target = GREETING[role][state].get(input_)
+    assert machine.allows(input_) is (target is not None)
+    if target is not None:
+        move(machine, input_)
+        assert machine.state is target
+        return
+    error, text = (
+        (RemoteProtocolError, f"{input_.value} arrived while {state.value}")
+        if input_ in ARRIVES
+        else (LocalProtocolError, f"cannot {input_.value}: the session is {state.value}")
+    )
+    with pytest.raises(error) as caught:
+        move(machine, input_)
+    assert str(caught.value) == text
+    assert machine.state is state
+
+
+# --- the directions -------------------------------------------------------------------------------------
+
+
+def test_the_table_of_directions_is_closed_and_all_of_it_can_be_reached() -> None:
+    assert set(DIRECTION) == set(Direction)
+    assert reached_from(Direction.OPEN, DIRECTION) == set(Direction)
+
+
+def test_nothing_leaves_a_closed_direction_and_none_opens_again() -> None:
+    assert DIRECTION[Direction.CLOSED] == {}
+    assert Direction.OPEN not in DIRECTION[Direction.FINISHED].values()
+
+
+def test_no_data_follows_a_close() -> None:
+    assert [direction for direction in Direction if Record.DATA in DIRECTION[direction]] == [Direction.OPEN]
+
+
+@pytest.mark.parametrize(("direction", "record"), RECORDS, ids=named)
+def test_what_we_receive_moves_their_direction_or_is_their_breach(direction: Direction, record: Record) -> None:
+    machine = at(Role.INITIATOR, State.OPEN)
+    machine.receiving = direction
+    target = DIRECTION[direction].get(record)
+    if target is None:
+        with pytest.raises(RemoteProtocolError, match=f"{record.value} arrived on a {direction.value} dir"):
+            machine.record_received(record)
+    else:
+        machine.record_received(record)
+    assert machine.receiving is (target or direction)
+    assert machine.sending is Direction.OPEN
+
+
+@pytest.mark.parametrize(("direction", "record"), RECORDS, ids=named)
+def test_what_we_send_moves_our_direction_or_is_our_mistake(direction: Direction, record: Record) -> None:
+    machine = at(Role.RESPONDER, State.OPEN)
+    machine.sending = direction
+    target = DIRECTION[direction].get(record)
+    if target is None:
+        with pytest.raises(LocalProtocolError, match=f"cannot send {record.value}: our direction is"):
+            machine.record_sent(record)
+    else:
+        machine.record_sent(record)
+    assert machine.sending is (target or direction)
+    assert machine.receiving is Direction.OPEN
+
+
+@pytest.mark.parametrize("role", Role)
+def test_nothing_can_be_sent_before_a_session_is_open_or_after_its_end(role: Role) -> None:
+    for state, record in product(GREETING[role], Record):
+        if state is not State.OPEN:
+            machine = at(role, state)
+            with pytest.raises(LocalProtocolError, match="the session is"):
+                machine.record_sent(record)
+            assert machine.sending is Direction.OPEN
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_session_can_be_ended_from_any_state(state: State) -> None:
+    machine = at(Role.RESPONDER, state)
+    machine.end()
+    assert machine.state is State.ENDED
