@@ -1,0 +1,606 @@
+"""Transports, the two ends of a greeting, and whoever may stand at the other one.
+
+memory, lockstep, tcp   pairs of streams; a scenario runs over each by parameter
+meet, outcomes          two real ends greet over such a pair
+ByHand                  one end in our hands: real Noise, and inside it whatever a test wants
+relayed                 a man in the middle, who changes what passes
+serving                 a TCP port behind which a script stands
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import socket as stdlib_socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+from trio.testing import lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
+
+from trishake import (
+    Connection,
+    DialError,
+    Identity,
+    Limits,
+    Network,
+    Observer,
+    PeerId,
+    Progress,
+    Role,
+    Suite,
+    VerdictCode,
+    initiate,
+    respond,
+)
+from trishake_protocol.identity import GreetingContext
+from trishake_protocol.messages import (
+    Close,
+    FrameType,
+    Greeting,
+    Preface,
+    RecordType,
+    Verdict,
+    encode_frame,
+    encode_greeting_payload,
+)
+from trishake_protocol.noise import HandshakeState
+from trishake_protocol.patterns import CLASSICAL, SUITES
+from trishake_protocol.primitives import KeyPair
+from trishake_protocol.records import RecordReader, RecordWriter
+
+PSK: Final = bytes(range(32))
+NOW: Final = 1_800_000_000
+ABORTED: Final = bytes.fromhex("7f00010a")
+"""The only ALERT that a dialer ever sends, framed."""
+
+QUICK: Final = Limits(
+    connect=2,
+    syn=2,
+    greeting=4,
+    policy=2,
+    write_alert=0.5,
+    drain_after_alert=0.3,
+    drain_after_verdict=0.3,
+    close=0.3,
+)
+"""For real sockets: long enough for a slow machine to greet, short where a test has to see the end."""
+
+ADA: Final = Identity.from_seed(b"a" * 32)
+BOB: Final = Identity.from_seed(b"b" * 32)
+EVE: Final = Identity.from_seed(b"e" * 32)
+
+
+# --- every test ends ------------------------------------------------------------------------------------
+
+_PATIENCE: Final = 60
+"""Seconds of the test's own clock, after which something hangs."""
+
+_sockets: list[trio.socket.SocketType] = []
+"""Of `tcp_pair`; closed when the test ends."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if (
+            isinstance(item, pytest.Function)
+            and item.path.parent == here
+            and inspect.iscoroutinefunction(item.obj)
+        ):
+            item.obj = _bounded(item.obj)
+
+
+def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            with trio.fail_after(_PATIENCE):
+                await test(*args, **kwargs)
+        finally:
+            while _sockets:  # a test that has failed, or ended in the middle, bothers no other
+                _sockets.pop().close()
+
+    return run
+
+
+# --- pairs of streams -----------------------------------------------------------------------------------
+
+StreamPair = tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]
+StreamPairMaker = Callable[[], Awaitable[StreamPair]]
+
+
+async def memory_pair() -> StreamPair:
+    return memory_stream_pair()
+
+
+async def lockstep_pair() -> StreamPair:
+    return lockstep_stream_pair()
+
+
+async def tcp_pair(buffer: int | None = None) -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Two ends on loopback. buffer: bytes of each kernel buffer, to fill them soon."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener:
+        if buffer is not None:
+            listener.socket.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, buffer)
+        here = await open_stream_to_socket_listener(listener)
+        there = await listener.accept()
+    _sockets.extend((here.socket, there.socket))
+    if buffer is not None:
+        for stream in (here, there):
+            stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, buffer)
+            stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, buffer)
+    return here, there
+
+
+MEMORY_AND_TCP: Final = pytest.mark.parametrize("transport", [memory_pair, tcp_pair], ids=["memory", "tcp"])
+EVERY_TRANSPORT: Final = pytest.mark.parametrize(
+    "transport", [memory_pair, lockstep_pair, tcp_pair], ids=["memory", "lockstep", "tcp"]
+)
+EVERY_SUITE: Final = pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: f"0x{suite.id:04x}")
+
+
+def network_of(suite: Suite) -> Network:
+    """A network in which this suite is spoken."""
+    return Network("home", PSK) if suite.pattern.psk else Network("home")
+
+
+async def reset(stream: trio.SocketStream) -> None:
+    """End a TCP connection as a crash does, with RST."""
+    stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.aclose()
+
+
+def open_sockets() -> set[str]:
+    """The sockets that this process holds, by inode."""
+    held = set()
+    for entry in os.scandir("/proc/self/fd"):
+        try:
+            target = os.readlink(entry.path)
+        except FileNotFoundError:  # the descriptor of the scan itself
+            continue
+        if target.startswith("socket:"):
+            held.add(target)
+    return held
+
+
+async def read_to_end(stream: trio.abc.ReceiveStream, *, most: int = 2**26) -> bytes:
+    """All that comes until the end of the stream, or until it breaks."""
+    received = bytearray()
+    try:
+        while len(received) < most and (data := await stream.receive_some()):
+            received += data
+    except trio.BrokenResourceError:
+        pass
+    return bytes(received)
+
+
+async def receive_exactly(stream: trio.abc.ReceiveStream, length: int) -> bytes:
+    received = bytearray()
+    while len(received) < length:
+        data = await stream.receive_some(length - len(received))
+        assert data, f"the stream ended after {len(received)} of {length} bytes"
+        received += data
+    return bytes(received)
+
+
+# --- two real ends --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side brings; `initiate` and `respond` take the same."""
+
+    identity: Identity
+    options: dict[str, Any]
+
+    def having(self, **options: Any) -> Side:
+        return Side(self.identity, {**self.options, **options})
+
+
+def side(identity: Identity, **options: Any) -> Side:
+    """network: Network("home", …), suites: of the quick classical kind, limits: QUICK; unless given."""
+    network = options.get("network")
+    suites = (0x0101,) if network is not None and network.private else (0x0001,)
+    return Side(identity, {"limits": QUICK, "suites": suites, **options})
+
+
+async def meet(
+    streams: tuple[trio.abc.Stream, trio.abc.Stream], ada: Side | None = None, bob: Side | None = None
+) -> tuple[Connection, Connection]:
+    """Ada dials Bob, and both accept: her connection, his."""
+    at_ada, at_bob = await outcomes(streams, ada, bob)
+    for end in (at_ada, at_bob):
+        if isinstance(end, DialError):
+            raise end
+    assert isinstance(at_ada, Connection)
+    assert isinstance(at_bob, Connection)
+    return at_ada, at_bob
+
+
+async def outcomes(
+    streams: tuple[trio.abc.Stream, trio.abc.Stream], ada: Side | None = None, bob: Side | None = None
+) -> tuple[Connection | DialError, Connection | DialError]:
+    """What comes of Ada's dial for her, and for Bob."""
+    ada, bob = ada or side(ADA), bob or side(BOB)
+    ends: dict[Role, Connection | DialError] = {}
+
+    async def greet(
+        role: Role, call: Callable[..., Awaitable[Connection]], stream: trio.abc.Stream, who: Side
+    ) -> None:
+        ends[role] = await outcome(call, stream, who.identity, **who.options)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(greet, Role.INITIATOR, initiate, streams[0], ada)
+        nursery.start_soon(greet, Role.RESPONDER, respond, streams[1], bob)
+    return ends[Role.INITIATOR], ends[Role.RESPONDER]
+
+
+async def outcome(
+    call: Callable[..., Awaitable[Connection]], *args: Any, **options: Any
+) -> Connection | DialError:
+    """The connection, or the error of whichever kind."""
+    try:
+        return await call(*args, **options)
+    except DialError as error:
+        return error
+
+
+class Watch(Observer):
+    """Remembers all that an observer is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+        self.failures: list[tuple[Role, DialError]] = []
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def wait_failed(self) -> DialError:
+        """The first failure, once there is one."""
+        while not self.failures:
+            await self._waiting.park()
+        return self.failures[0][1]
+
+    def progress(self, progress: Progress) -> None:
+        self.steps.append(progress)
+
+    def failed(self, role: Role, error: DialError) -> None:
+        self.failures.append((role, error))
+        self._waiting.unpark_all()
+
+
+# --- one end by hand ------------------------------------------------------------------------------------
+
+
+class ByHand:
+    """One side of a greeting, step by step: what goes into each message is the test's choice.
+
+    Sends nothing by itself: `flight`, `syn_ack`, `ack`, `record` give bytes, `say` writes them.
+    identity: who signs. static_key: instead of the identity's own.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        identity: Identity = EVE,
+        *,
+        suite: Suite = CLASSICAL,
+        network: Network | None = None,
+        static_key: KeyPair | None = None,
+        version_max: int = 1,
+    ) -> None:
+        self.stream = stream
+        self.identity = identity
+        self.suite = suite
+        self.network = network or (Network("trishake", PSK) if suite.pattern.psk else Network())
+        self.static_key = static_key or identity.static_key
+        self.offers = (suite.id,)
+        self.version_max = version_max
+        self.heard = b""
+        """Every byte that the other side has sent."""
+        self.read = 0
+        """How many of them have been made sense of."""
+        self._responder: PeerId | None = None
+        self.noise: HandshakeState
+        self.role: Role
+        self.writer: RecordWriter
+        self.reader: RecordReader
+
+    # --- bytes
+
+    async def say(self, *parts: bytes) -> None:
+        await self.stream.send_all(b"".join(parts))
+
+    async def hear(self, length: int) -> bytes:
+        while len(self.heard) - self.read < length:
+            data = await self.stream.receive_some(length - (len(self.heard) - self.read))
+            assert data, f"the other side ended after {self.heard.hex()}"
+            self.heard += data
+        part = self.heard[self.read : self.read + length]
+        self.read += length
+        return part
+
+    async def hear_frame(self) -> tuple[int, bytes]:
+        header = await self.hear(3)
+        return header[0], await self.hear(int.from_bytes(header[1:], "big"))
+
+    async def hear_to_end(self) -> bytes:
+        """What comes from here to the end of the stream."""
+        rest = self.heard[self.read :] + await read_to_end(self.stream)
+        self.heard = self.heard[: self.read] + rest
+        self.read = len(self.heard)
+        return rest
+
+    # --- as the initiator
+
+    def flight(self, *, suite: int | None = None, preface: bytes | None = None) -> bytes:
+        """Preface and SYN. preface: another one than is hashed."""
+        self.role = Role.INITIATOR
+        said = Preface(
+            suite or self.suite.id, self.offers, self.network.tag, version_max=self.version_max
+        ).encode()
+        self._start(said)
+        return (preface or said) + encode_frame(FrameType.SYN, self.noise.write_message())
+
+    async def hear_syn_ack(self, responder: PeerId) -> bytes:
+        """Read SYN-ACK and believe it; its payload."""
+        type_, body = await self.hear_frame()
+        assert type_ == FrameType.SYN_ACK, (type_, body)
+        self._responder = responder
+        return self.noise.read_message(body)
+
+    # --- as the responder
+
+    async def hear_flight(self) -> Preface:
+        self.role = Role.RESPONDER
+        header = await self.hear(19)
+        rest = await self.hear(2 * header[8] + int.from_bytes(header[9:11], "big"))
+        decoded = Preface.decode(header + rest)
+        assert decoded is not None
+        type_, body = await self.hear_frame()
+        assert type_ == FrameType.SYN
+        self._start(header + rest)
+        self.noise.read_message(body)
+        return decoded[0]
+
+    async def hear_ack(self) -> bytes:
+        """Read ACK; its payload."""
+        type_, body = await self.hear_frame()
+        assert type_ == FrameType.ACK, (type_, body)
+        payload = self.noise.read_message(body)
+        self._split()
+        return payload
+
+    # --- as either
+
+    def honest(self, **changes: Any) -> Greeting:
+        """An honest greeting, but for these fields."""
+        said = Greeting(self.role.value, self.identity.id.key, self.offers, NOW, vers=(1, self.version_max))
+        return replace(said, **changes)
+
+    def syn_ack(self, greeting: Greeting | bytes | None = None, **parts: Any) -> bytes:
+        return self._greet(FrameType.SYN_ACK, greeting, **parts)
+
+    def ack(self, greeting: Greeting | bytes | None = None, **parts: Any) -> bytes:
+        frame = self._greet(FrameType.ACK, greeting, **parts)
+        self._split()
+        return frame
+
+    def record(self, type_: RecordType, content: bytes = b"") -> bytes:
+        return self.writer.encode(type_, content)
+
+    def verdict(self, verdict: Verdict) -> bytes:
+        return self.record(RecordType.VERDICT, verdict.encode())
+
+    async def hear_record(self) -> tuple[RecordType, bytes]:
+        type_, body = await self.hear_frame()
+        assert type_ == FrameType.RECORD, (type_, body)
+        return self.reader.decode(body)
+
+    async def hear_verdict(self) -> Verdict:
+        type_, content = await self.hear_record()
+        assert type_ is RecordType.VERDICT
+        return Verdict.decode(content)
+
+    async def hear_close(self) -> Close:
+        type_, content = await self.hear_record()
+        assert type_ is RecordType.CLOSE
+        return Close.decode(content)
+
+    def _greet(
+        self,
+        type_: FrameType,
+        greeting: Greeting | bytes | None,
+        *,
+        signature: bytes | None = None,
+        payload: bytes | None = None,
+    ) -> bytes:
+        said = self.honest() if greeting is None else greeting
+        record = said.encode() if isinstance(said, Greeting) else said
+
+        def compose(h: bytes) -> bytes:
+            if payload is not None:
+                return payload
+            context = GreetingContext(self.role, h, self.static_key.public, self._responder)
+            signed = self.identity.sign_greeting(context, record) if signature is None else signature
+            return encode_greeting_payload(record, signed)
+
+        return encode_frame(type_, self.noise.write_message(compose))
+
+    def _start(self, preface: bytes) -> None:
+        self.noise = HandshakeState(
+            self.suite.noise_name,
+            self.suite.pattern,
+            self.role,
+            prologue=self.network.prologue(preface),
+            s=self.static_key,
+            psks=self.network.psks[:1],
+        )
+
+    def _split(self) -> None:
+        to_responder, to_initiator = self.noise.split()
+        ours, theirs = (
+            (to_responder, to_initiator) if self.role is Role.INITIATOR else (to_initiator, to_responder)
+        )
+        self.writer, self.reader = RecordWriter(ours), RecordReader(theirs)
+
+
+async def answer_by_hand(hand: ByHand) -> None:
+    """The responder's part, up to the ACK; the verdict is the test's."""
+    await hand.hear_flight()
+    await hand.say(hand.syn_ack())
+    await hand.hear_ack()
+
+
+async def call_by_hand(hand: ByHand, responder: PeerId) -> None:
+    """The initiator's part, up to and with the ACK; the verdict has not been read."""
+    await hand.say(hand.flight())
+    await hand.hear_syn_ack(responder)
+    await hand.say(hand.ack())
+
+
+async def meet_by_hand(transport: StreamPairMaker, **options: Any) -> tuple[Connection, ByHand]:
+    """A connection at Ada's, who dialed, and the other end in our hands."""
+    at_ada, at_hand = await transport()
+    hand = ByHand(at_hand)
+    met: list[Connection] = []
+
+    async def dial() -> None:
+        met.append(await initiate(at_ada, ADA, **{**side(ADA).options, **options}))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        await answer_by_hand(hand)
+        await hand.say(ready(hand))
+    return met[0], hand
+
+
+def ready(hand: ByHand) -> bytes:
+    return hand.verdict(Verdict(VerdictCode.READY))
+
+
+def alert(code: int, detail: bytes = b"") -> bytes:
+    """An ALERT, framed."""
+    return encode_frame(FrameType.ALERT, bytes((code,)) + detail)
+
+
+# --- in the middle --------------------------------------------------------------------------------------
+
+Change = Callable[[Role, int, bytes], Iterable[bytes]]
+"""(whose frame, its number, the frame) → what is passed on instead. The preface is the initiator's frame 0."""
+
+
+@asynccontextmanager
+async def relayed(transport: StreamPairMaker, change: Change) -> AsyncIterator[StreamPair]:
+    """The initiator's end and the responder's, and between them somebody who changes what passes."""
+    at_ada, near = await transport()
+    far, at_bob = await transport()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_carry, near, far, Role.INITIATOR, change)
+        nursery.start_soon(_carry, far, near, Role.RESPONDER, change)
+        yield at_ada, at_bob
+        nursery.cancel_scope.cancel()
+
+
+async def _carry(
+    source: trio.abc.HalfCloseableStream, sink: trio.abc.HalfCloseableStream, sender: Role, change: Change
+) -> None:
+    buffer = bytearray()
+    number = 0
+    try:
+        while data := await source.receive_some():
+            buffer += data
+            while (length := _frame_length(buffer, preface=sender is Role.INITIATOR and number == 0)) and (
+                len(buffer) >= length
+            ):
+                frame = bytes(buffer[:length])
+                del buffer[:length]
+                for part in change(sender, number, frame):
+                    await sink.send_all(part)
+                number += 1
+        await sink.send_all(buffer)
+        await sink.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        await trio.aclose_forcefully(source)
+        await trio.aclose_forcefully(sink)
+
+
+def _frame_length(buffer: bytearray, *, preface: bool) -> int:
+    """Of the frame in front; 0 while that cannot be told."""
+    if preface:
+        return 19 + 2 * buffer[8] + int.from_bytes(buffer[9:11], "big") if len(buffer) >= 11 else 0
+    return 3 + int.from_bytes(buffer[1:3], "big") if len(buffer) >= 3 else 0
+
+
+def unchanged(sender: Role, number: int, frame: bytes) -> Iterable[bytes]:
+    return [frame]
+
+
+@asynccontextmanager
+async def serving(script: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[int]:
+    """The number of a port on loopback; whoever connects there meets the script, which is waited for."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as scripts, trio.open_nursery() as accepting:
+        accepting.start_soon(partial(trio.serve_listeners, script, listeners, handler_nursery=scripts))
+        yield listeners[0].socket.getsockname()[1]
+        accepting.cancel_scope.cancel()
+
+
+async def closed_port() -> int:
+    """A port on loopback where nobody listens."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener:
+        return listener.socket.getsockname()[1]
+
+
+Place = tuple[int, tuple[Any, ...]]
+"""A family and a socket address of it."""
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Names as a test wants them: their places, in order, or what asking for them raises.
+
+    An IPv4 address alone has the port that was asked for. A name that is not there is asked for in vain, as
+    long as one waits.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str | Place] | OSError] = {}
+
+    async def getaddrinfo(
+        self,
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,  # noqa: A002
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Any]:
+        name = host.decode() if isinstance(host, bytes) else host
+        assert name is not None
+        found = self.names.get(name)
+        if found is None:
+            await trio.sleep_forever()
+        if isinstance(found, OSError):
+            raise found
+        places = [(stdlib_socket.AF_INET, (at, port)) if isinstance(at, str) else at for at in found or []]
+        return [(family, stdlib_socket.SOCK_STREAM, 0, "", sockaddr) for family, sockaddr in places]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+@pytest.fixture
+async def resolver() -> AsyncIterator[Resolver]:
+    """In the place of the system's."""
+    fake = Resolver()
+    trio.socket.set_custom_hostname_resolver(fake)
+    yield fake
+    trio.socket.set_custom_hostname_resolver(None)

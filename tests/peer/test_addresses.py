@@ -1,0 +1,109 @@
+"""_addresses.py: where to go, and with an invite, who must be there."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trishake import Address, InvalidAddress, PeerId, TrishakeError
+from trishake._addresses import format_endpoint
+
+from .conftest import ADA, BOB
+
+ID = str(BOB.id)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tcp://127.0.0.1:4711", Address("127.0.0.1", 4711)),
+        ("tcp://127.0.0.1:0", Address("127.0.0.1", 0)),
+        ("tcp://peer.example:65535", Address("peer.example", 65535)),
+        ("tcp://[::1]:4711", Address("::1", 4711)),
+        ("tcp://[2001:db8::1]:80", Address("2001:db8::1", 80)),
+        ("tcp://[fe80::1%eth0]:80", Address("fe80::1%eth0", 80)),
+        (f"tcp://{ID}@127.0.0.1:4711", Address("127.0.0.1", 4711, BOB.id)),
+        (f"tcp://{ID.upper()}@127.0.0.1:4711", Address("127.0.0.1", 4711, BOB.id)),
+        (f"tcp://{ID}@[::]:1", Address("::", 1, BOB.id)),
+        ("TCP://127.0.0.1:4711", Address("127.0.0.1", 4711)),
+    ],
+)
+def test_an_address_or_an_invite_is_read(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "must begin with tcp://"),
+        ("127.0.0.1:4711", "must begin with tcp://"),
+        ("http://127.0.0.1:4711", "must begin with tcp://"),
+        ("tcp:127.0.0.1:4711", "tcp://host:port"),
+        ("tcp://127.0.0.1", "tcp://host:port"),
+        ("tcp://127.0.0.1:", "tcp://host:port"),
+        ("tcp://:4711", "tcp://host:port"),
+        ("tcp://", "tcp://host:port"),
+        ("tcp://127.0.0.1:65536", "out of range"),
+        ("tcp://127.0.0.1:-1", "Port"),
+        ("tcp://127.0.0.1:http", "Port"),
+        ("tcp://[::1:4711", "Invalid IPv6"),
+        ("tcp://[127.0.0.1]:4711", "brackets"),
+        ("tcp://127.0.0.1:4711/path", "behind the port"),
+        ("tcp://127.0.0.1:4711?query", "behind the port"),
+        ("tcp://127.0.0.1:4711#fragment", "behind the port"),
+        (f"tcp://{ID}:password@127.0.0.1:4711", "behind the port"),
+        ("tcp://bob@127.0.0.1:4711", "a peer id has 56 characters, got 3"),
+        ("tcp://@127.0.0.1:4711", "a peer id has 56 characters, got 0"),
+        (f"tcp://{ID[:-1]}@127.0.0.1:4711", "got 55"),
+        (f"tcp://{'b' if ID[9] == 'a' else 'a'}{ID[1:]}@127.0.0.1:4711", "peer id"),
+        (f"tcp://{ID[:20]}{'b' if ID[20] == 'a' else 'a'}{ID[21:]}@127.0.0.1:4711", "check characters"),
+        (f"tcp://{ID[:-1]}1@127.0.0.1:4711", "letters a to z"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_what_is_wrong(text: str, complaint: str) -> None:
+    with pytest.raises(InvalidAddress, match=complaint) as caught:
+        Address.parse(text)
+    assert isinstance(caught.value, TrishakeError | ValueError)
+    assert isinstance(caught.value, ValueError)
+    assert repr(text) in str(caught.value)
+
+
+@given(st.text(max_size=80) | st.text(max_size=40).map(lambda text: f"tcp://{text}:1"))
+def test_any_text_is_an_address_or_no_address(text: str) -> None:
+    try:
+        address = Address.parse(text)
+    except InvalidAddress:
+        return
+    assert address.host
+    assert 0 <= address.port <= 65535
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 70000])
+def test_a_port_that_is_none_is_refused_however_the_address_is_made(port: int) -> None:
+    with pytest.raises(InvalidAddress):
+        Address("127.0.0.1", port)
+
+
+def test_an_invite_is_an_address_with_a_peer() -> None:
+    address = Address("127.0.0.1", 4711)
+    invite = address.with_peer(ADA.id)
+    assert invite == Address("127.0.0.1", 4711, ADA.id)
+    assert str(invite) == f"tcp://{ADA.id}@127.0.0.1:4711"
+    assert invite.with_peer(BOB.id).peer == BOB.id
+    assert address.peer is None
+    assert isinstance(invite.peer, PeerId)
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("192.0.2.7", "192.0.2.7:4711"),
+        ("2001:db8::1", "[2001:db8::1]:4711"),
+        ("fe80::1%eth0", "[fe80::1%eth0]:4711"),
+        ("peer.example", "peer.example:4711"),
+    ],
+)
+def test_an_endpoint_is_written_as_a_verdict_has_it(host: str, text: str) -> None:
+    assert format_endpoint(host, 4711) == text

@@ -1,0 +1,236 @@
+"""_errors.py: what happened, where, at which step, and what to do; by type first, and then in words."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import trio
+
+from trishake import (
+    AlertCode,
+    BadHandshake,
+    Cause,
+    CloseCode,
+    ConnectionClosed,
+    DialError,
+    InvalidAddress,
+    InvalidPeerId,
+    LocalProtocolError,
+    NoResponse,
+    Phase,
+    ProtocolError,
+    Refused,
+    Rejected,
+    RemoteProtocolError,
+    TrishakeError,
+    Untrusted,
+    VerdictCode,
+    WrongIdentity,
+    reject,
+)
+
+from .conftest import ADA, BOB
+
+WHERE = "192.0.2.7:4711"
+CODES: list[AlertCode | VerdictCode] = [*AlertCode, *(code for code in VerdictCode if code.name != "READY")]
+HOSTILE = "line\nbreak \x1b[31mred\x1b[0m \u202etxt.exe\u2066\u200f\u061c\u2028\u0000\x7f\x9b"
+
+
+def at(error: DialError) -> str:
+    """Its message, once it knows where."""
+    error.address = WHERE
+    return str(error)
+
+
+# --- the tree -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "parents"),
+    [
+        (NoResponse, {DialError}),
+        (Rejected, {DialError}),
+        (Refused, {DialError}),
+        (WrongIdentity, {DialError, Refused}),
+        (Untrusted, {DialError, Refused}),
+        (BadHandshake, {DialError, Refused}),
+        (ConnectionClosed, {trio.BrokenResourceError}),
+        (InvalidAddress, {ValueError}),
+        (InvalidPeerId, {ValueError}),
+        (LocalProtocolError, {ProtocolError}),
+        (RemoteProtocolError, {ProtocolError}),
+    ],
+)
+def test_every_error_hangs_in_the_tree(error: type[Exception], parents: set[type]) -> None:
+    everything = {NoResponse, Rejected, Refused, WrongIdentity, Untrusted, BadHandshake, DialError}
+    everything |= {ConnectionClosed, InvalidAddress, InvalidPeerId, ProtocolError, trio.BrokenResourceError}
+    everything |= {LocalProtocolError, RemoteProtocolError, ValueError}
+    assert issubclass(error, TrishakeError)
+    assert {other for other in everything if issubclass(error, other)} == parents | {error}
+
+
+# --- no response ----------------------------------------------------------------------------------------
+
+
+def test_the_phases_and_causes_are_those_of_the_specification() -> None:
+    assert {phase.value for phase in Phase} == {"resolve", "connect", "syn-ack", "verdict", "syn", "ack"}
+    assert {cause.value for cause in Cause} == {
+        "refused",
+        "unreachable",
+        "timeout",
+        "closed",
+        "reset",
+        "foreign",
+        "broken",
+    }
+
+
+@pytest.mark.parametrize("cause", Cause)
+@pytest.mark.parametrize("phase", Phase)
+def test_no_response_says_what_where_which_step_and_what_to_do(phase: Phase, cause: Cause) -> None:
+    error = NoResponse(phase, cause, elapsed=1.234)
+    what, step, advice = split(at(error), f"no response [{WHERE}]: ", f" at {phase}, after 1.23 s. ")
+    assert what
+    assert step == ""
+    assert len(advice) > 10
+    assert error.retryable is (cause is not Cause.FOREIGN)
+
+
+def split(message: str, start: str, middle: str) -> tuple[str, str, str]:
+    """What stands between these two, nothing, and what stands behind them."""
+    assert message.startswith(start)
+    what, found, advice = message.removeprefix(start).partition(middle)
+    assert found == middle
+    return what, "", advice
+
+
+def test_no_response_names_the_other_protocol_and_the_detail() -> None:
+    assert "SSH is spoken there" in str(NoResponse(Phase.SYN_ACK, Cause.FOREIGN, protocol="SSH"))
+    assert "another protocol is spoken there" in str(NoResponse(Phase.SYN_ACK, Cause.FOREIGN))
+    assert "(no route to host)" in str(NoResponse(Phase.CONNECT, Cause.UNREACHABLE, detail="no route to host"))
+
+
+# --- rejected -------------------------------------------------------------------------------------------
+
+RETRYABLE = {
+    "BUSY",
+    "TIMEOUT",
+    "GOING_AWAY",
+    "CAPACITY",
+    "SHUTTING_DOWN",
+    "POLICY_TIMEOUT",
+    "INTERNAL",
+    "CROSSING",
+}
+"""Section 8; no other."""
+
+
+@pytest.mark.parametrize("reason", [*CODES, 0x8001, 0xFFFF, 0x09, 0x0999])
+def test_what_may_be_tried_again_is_what_the_specification_says(reason: Any) -> None:
+    error = Rejected(reason, authenticated=isinstance(reason, VerdictCode))
+    assert error.retryable is (getattr(reason, "name", None) in RETRYABLE)
+
+
+@pytest.mark.parametrize("reason", CODES)
+def test_a_rejection_says_what_where_how_certain_and_what_to_do(reason: AlertCode | VerdictCode) -> None:
+    authenticated = isinstance(reason, VerdictCode)
+    message = at(Rejected(reason, authenticated=authenticated))
+    assert message.startswith(f"rejected [{WHERE}]: {reason.name} (")
+    certain, _, advice = message.partition("(")[2].partition("). ")
+    assert certain.startswith("proved" if authenticated else "a hint")
+    assert len(advice) > 10
+    assert ("again" in advice and "Do not" not in advice) is (reason.name in RETRYABLE)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"retry_after": 30, "reason": AlertCode.BUSY}, "again in 30 s"),
+        ({"versions": (2, 5), "reason": AlertCode.UNSUPPORTED_VERSION}, "versions 2 to 5"),
+        ({"suites": (1, 0x4A4A), "reason": AlertCode.UNSUPPORTED_SUITE}, "0x0001, 0x4a4a"),
+        ({"text": "members only", "reason": VerdictCode.POLICY}, '"members only"'),
+        ({"reason": 0x8001}, "0x8001"),
+    ],
+)
+def test_a_rejection_says_what_came_with_it(facts: dict[str, Any], words: str) -> None:
+    assert words in str(Rejected(**facts, authenticated=True))
+
+
+# --- refused --------------------------------------------------------------------------------------------
+
+
+def test_the_wrong_identity_says_both_and_what_to_do() -> None:
+    message = at(WrongIdentity(ADA.id, BOB.id))
+    assert message.startswith(f"refused by us [{WHERE}]: expected {ADA.id}, and {BOB.id} answered. ")
+    assert "new invite" in message
+
+
+def test_the_untrusted_says_who_and_what_our_policy_said() -> None:
+    error = Untrusted(BOB.id, reject(VerdictCode.IDENTITY_BLOCKED, "he knows why"))
+    message = at(error)
+    assert message.startswith(f"refused by us [{WHERE}]: our policy does not take {BOB.id} ")
+    assert 'IDENTITY_BLOCKED: "he knows why"' in message
+    assert "Change the policy" in message
+    assert (error.peer, error.reason) == (BOB.id, VerdictCode.IDENTITY_BLOCKED)
+
+
+@pytest.mark.parametrize("reason", CODES)
+def test_a_bad_handshake_says_what_it_was_and_what_to_do(reason: AlertCode | VerdictCode) -> None:
+    error = BadHandshake(reason, f"{reason.name}: something about it")
+    message = at(error)
+    start = f"refused by us [{WHERE}]: {reason.name}: something about it. "
+    assert message.startswith(start)
+    assert len(message) > len(start) + 10
+    assert not error.retryable
+
+
+# --- what every one of them keeps -----------------------------------------------------------------------
+
+ONE_OF_EACH = [
+    NoResponse(Phase.SYN_ACK, Cause.CLOSED),
+    Rejected(VerdictCode.POLICY, text=HOSTILE, authenticated=True),
+    Refused(VerdictCode.SELF, "this peer has met itself"),
+    WrongIdentity(ADA.id, BOB.id),
+    Untrusted(BOB.id, reject(0x8001, HOSTILE[:60])),
+    BadHandshake(VerdictCode.BAD_GREETING, "BAD_GREETING: the record"),
+]
+
+
+@pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
+def test_without_an_address_none_is_shown(error: DialError) -> None:
+    error.address = None
+    assert re.match(r"(no response|rejected|refused by us): ", str(error))
+
+
+@pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
+def test_the_other_sides_text_is_escaped_before_it_is_shown(error: DialError) -> None:
+    assert_harmless(at(error))
+
+
+def test_the_text_itself_is_kept_as_it_came() -> None:
+    assert Rejected(VerdictCode.POLICY, text=HOSTILE, authenticated=True).text == HOSTILE
+
+
+def assert_harmless(shown: str) -> None:
+    """No control character, line separator or bidirectional control (section 8)."""
+    forbidden = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u2028", "\u2029"}
+    forbidden |= set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    assert set(shown) & forbidden == set()
+
+
+def test_a_closed_connection_says_by_whom_and_with_what() -> None:
+    closed = ConnectionClosed("it was closed", code=CloseCode.IDLE, text="zzz", by_peer=True)
+    assert (str(closed), closed.code, closed.text, closed.by_peer) == (
+        "it was closed",
+        CloseCode.IDLE,
+        "zzz",
+        True,
+    )
+    assert ConnectionClosed("cut", by_peer=True).code is None
+
+
+def test_before_anything_is_known_nothing_is_claimed() -> None:
+    error = NoResponse(Phase.CONNECT, Cause.REFUSED)
+    assert error.address is error.peer is error.session_id is None

@@ -1,0 +1,79 @@
+"""An arrow never points back: peer → protocol, and within peer, one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trishake
+import trishake_protocol
+
+PEER = Path(trishake.__file__).parent
+PROTOCOL = Path(trishake_protocol.__file__).parent
+THIRD_PARTIES = {"trio"}
+"""What `trishake` imports beside the core and the standard library: no cryptography, no msgpack."""
+
+
+def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:
+    """(level, module) of each import. at_run_time: without those that only a type checker sees."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped: set[ast.AST] = set()
+    if at_run_time:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                skipped |= set(ast.walk(node))
+    found = []
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+    return found
+
+
+MODULES = {path.stem: path for path in sorted(PEER.glob("*.py"))}
+
+
+@pytest.mark.parametrize("path", sorted(PROTOCOL.glob("*.py")), ids=lambda path: path.stem)
+def test_the_core_does_not_know_its_runtime(path: Path) -> None:
+    outside = {module.partition(".")[0] for level, module in imports_of(path) if level == 0}
+    assert outside & {"trishake", "trio"} == set()
+
+
+def test_the_core_loads_without_the_runtime() -> None:
+    code = "import sys, trishake_protocol; print(sorted({'trishake', 'trio'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_trio_the_core_and_the_standard_library_alone(module: str) -> None:
+    outside = {name.partition(".")[0] for level, name in imports_of(MODULES[module]) if level == 0}
+    assert outside - set(sys.stdlib_module_names) <= THIRD_PARTIES | {"trishake_protocol"}
+
+
+def test_within_the_runtime_no_import_leads_back() -> None:
+    arrows = {
+        name: {module for level, module in imports_of(path, at_run_time=True) if level == 1 and module}
+        for name, path in MODULES.items()
+        if name not in {"__init__", "__main__"}
+    }
+    placed: list[str] = []
+    while ready := sorted(name for name in arrows if name not in placed and arrows[name] <= set(placed)):
+        placed += ready
+    assert set(arrows) == set(placed), f"in a circle: {sorted(set(arrows) - set(placed))}"
+    for lower, upper in [
+        ("_wire", "_greeting"),
+        ("_greeting", "_connection"),
+        ("_trust", "_greeting"),
+        ("_connection", "_listener"),
+        ("_listener", "_peer"),
+        ("_errors", "_greeting"),
+    ]:
+        assert placed.index(lower) < placed.index(upper)

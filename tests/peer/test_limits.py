@@ -1,0 +1,58 @@
+"""_limits.py: the defaults are those of section 12 of the specification."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from trishake import Limits
+
+SPECIFICATION = Path(__file__).parents[2] / "protocol" / "SPEC.md"
+
+
+def section_12() -> dict[str, str]:
+    """The rows of its table: what → value."""
+    section = SPECIFICATION.read_text(encoding="utf-8").partition("## 12. ")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.MULTILINE)
+    return {what: value for what, value in rows if what not in {"what", "---"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "numbers"),
+    [
+        ("TCP connect", (Limits().connect,)),
+        ("preface and SYN complete, from accept", (Limits().syn,)),
+        ("whole greeting", (Limits().greeting, Limits().policy)),
+        ("writing an ALERT", (Limits().write_alert,)),
+        ("waiting for CLOSE", (Limits().close,)),
+        (
+            "handshakes at once: total / per address (IPv4 /32, IPv6 /64)",
+            (Limits().handshakes, Limits().handshakes_per_address),
+        ),
+        ("handshake rate per address", (Limits().handshake_rate, Limits().handshake_burst)),
+        ("connections / per identity", (Limits().connections,)),
+    ],
+)
+def test_a_default_is_what_the_specification_says(row: str, numbers: tuple[float, ...]) -> None:
+    stated = [float(number) for number in re.findall(r"\d+", section_12()[row])]
+    assert tuple(stated[: len(numbers)]) == numbers
+
+
+def test_how_long_a_refused_peer_is_drained_is_what_section_8_says() -> None:
+    text = SPECIFICATION.read_text(encoding="utf-8")
+    assert "at most 1 s after an ALERT, 5 s after a VERDICT, 256 KiB" in text
+    limits = Limits()
+    assert (limits.drain_after_alert, limits.drain_after_verdict, limits.drain_bytes) == (1, 5, 256 * 1024)
+
+
+def test_limits_are_named_and_never_change() -> None:
+    limits = Limits(close=1)
+    assert limits.close == 1
+    with pytest.raises(FrozenInstanceError):
+        limits.close = 2  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Limits(1)  # type: ignore[misc]
+    assert all(getattr(limits, field.name) > 0 for field in fields(Limits))

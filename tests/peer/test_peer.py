@@ -1,0 +1,696 @@
+"""_peer.py: an identity that dials and listens, over real sockets."""
+
+from __future__ import annotations
+
+import gc
+import socket as stdlib_socket
+import warnings
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trishake import (
+    Address,
+    AlertCode,
+    BadHandshake,
+    CloseCode,
+    Connection,
+    ConnectionClosed,
+    Decision,
+    DialError,
+    Identity,
+    Introduction,
+    InvalidAddress,
+    Limits,
+    Listener,
+    LocalProtocolError,
+    Network,
+    NoResponse,
+    Peer,
+    Refused,
+    Rejected,
+    Role,
+    Step,
+    Untrusted,
+    VerdictCode,
+    WrongIdentity,
+    accept,
+    anyone,
+    only,
+)
+from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, HYBRID_PSK
+
+from .conftest import (
+    ADA,
+    BOB,
+    EVE,
+    PSK,
+    QUICK,
+    ByHand,
+    Resolver,
+    Watch,
+    alert,
+    call_by_hand,
+    open_sockets,
+    outcome,
+    read_to_end,
+    receive_exactly,
+    reset,
+    serving,
+)
+
+ANYWHERE = "tcp://127.0.0.1:0"
+SETTLED = 0.05
+"""Seconds without a task that runs: what is under way on a socket is through by then."""
+
+
+def peer(identity: Identity, **options: Any) -> Peer:
+    private = "network" in options and options["network"].private
+    suites = (CLASSICAL_PSK.id,) if private else (CLASSICAL.id,)
+    return Peer(identity, **{"limits": QUICK, "suites": suites, **options})
+
+
+@asynccontextmanager
+async def by_hand(listener: Listener, **options: Any) -> AsyncIterator[ByHand]:
+    """A dialer in our hands."""
+    stream = await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
+    async with stream:
+        yield ByHand(stream, **options)
+
+
+def collect_quietly() -> None:
+    """Sockets that were left open trouble this test, and no other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def has_ipv6() -> bool:
+    try:
+        with stdlib_socket.socket(stdlib_socket.AF_INET6) as socket:
+            socket.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+# --- meeting --------------------------------------------------------------------------------------------
+
+
+async def test_two_peers_meet_by_invite_and_talk() -> None:
+    """As the README has it, with the default suites."""
+    async with (
+        Peer(BOB, trust=only(ADA.id), limits=QUICK) as bob,
+        Peer(ADA, limits=QUICK) as ada,
+        Peer(EVE, limits=QUICK) as eve,
+    ):
+        listener = await bob.listen(ANYWHERE)
+        async with await ada.dial(listener.invite) as stream:
+            at_bob = await listener.accept()
+            await stream.send_all(b"hello")
+            assert at_bob.peer == ada.id == ADA.id
+            assert await at_bob.receive_some() == b"hello"
+            await at_bob.aclose()
+        with pytest.raises(Rejected, match="IDENTITY_UNKNOWN"):
+            await eve.dial(listener.invite)
+
+
+async def test_an_invite_says_who_is_there_and_where() -> None:
+    async with peer(BOB) as bob:
+        listener = await bob.listen(ANYWHERE)
+        (address,) = listener.addresses
+        assert (address.host, address.peer) == ("127.0.0.1", None)
+        assert address.port != 0
+        assert listener.invites == (listener.invite,)
+        assert Address.parse(listener.invite) == Address("127.0.0.1", address.port, BOB.id)
+
+
+async def test_a_wildcard_address_is_invited_to_by_this_machines_name() -> None:
+    async with peer(BOB) as bob:
+        listener = await bob.listen("tcp://0.0.0.0:0")
+        assert listener.addresses[0].host == "0.0.0.0"
+        assert Address.parse(listener.invite).host == stdlib_socket.gethostname().lower()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+async def test_peers_meet_over_ipv6() -> None:
+    async with peer(BOB) as bob, peer(ADA) as ada:
+        listener = await bob.listen("tcp://[::1]:0")
+        port = listener.addresses[0].port
+        assert listener.invite == f"tcp://{BOB.id}@[::1]:{port}"
+        async with await ada.dial(listener.invite) as connection:
+            at_bob = await listener.accept()
+            assert connection.address == f"[::1]:{port}"
+            assert connection.seen == at_bob.address
+            await at_bob.aclose()
+
+
+@pytest.mark.parametrize("upper", [False, True])
+async def test_an_invite_may_be_an_address_or_a_text_of_either_case(upper: bool) -> None:
+    async with peer(BOB) as bob, peer(ADA) as ada:
+        listener = await bob.listen(Address("127.0.0.1", 0))
+        text = listener.invite.replace(str(BOB.id), str(BOB.id).upper()) if upper else listener.invite
+        for invite in (text, Address.parse(text)):
+            connection = await ada.dial(invite)
+            assert connection.peer == BOB.id
+
+
+async def test_without_an_id_whoever_the_policy_takes_will_do() -> None:
+    async with peer(BOB) as bob, peer(ADA, trust=only(EVE.id)) as ada:
+        listener = await bob.listen(ANYWHERE)
+        somewhere = str(listener.addresses[0])
+        with pytest.raises(Untrusted):
+            await ada.dial(somewhere)
+        connection = await ada.dial(somewhere, trust=anyone)  # the policy for this dial
+        assert connection.peer == BOB.id
+
+
+async def test_whoever_answers_instead_of_the_one_who_was_dialed_is_refused() -> None:
+    watch = Watch()
+    async with peer(EVE, observer=watch) as eve, peer(ADA) as ada:
+        listener = await eve.listen(ANYWHERE)
+        where = str(listener.addresses[0].with_peer(BOB.id))
+        with pytest.raises(WrongIdentity) as caught:
+            await ada.dial(where)
+        assert (caught.value.expected, caught.value.actual) == (BOB.id, EVE.id)
+        assert caught.value.address == f"127.0.0.1:{listener.addresses[0].port}"
+    ((role, error),) = watch.failures
+    assert role is Role.RESPONDER
+    assert isinstance(error, Rejected)
+    assert error.reason is AlertCode.ABORTED
+    assert error.peer is None  # nothing has named her
+
+
+async def test_two_may_be_dialed_at_once_and_by_one() -> None:
+    async with peer(BOB) as bob, peer(ADA) as ada, peer(EVE) as eve:
+        at_bob, at_eve = await bob.listen(ANYWHERE), await eve.listen(ANYWHERE)
+        met: dict[str, Connection] = {}
+
+        async def dial(name: str, invite: str) -> None:
+            met[name] = await ada.dial(invite)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dial, "bob", at_bob.invite)
+            nursery.start_soon(dial, "eve", at_eve.invite)
+            nursery.start_soon(dial, "bob again", at_bob.invite)
+        assert {name: connection.peer for name, connection in met.items()} == {
+            "bob": BOB.id,
+            "eve": EVE.id,
+            "bob again": BOB.id,
+        }
+        assert len({connection.session_id for connection in met.values()}) == 3
+
+
+async def test_a_peer_that_dials_itself_learns_it_and_the_wire_says_any_failure() -> None:
+    heard = b""
+    async with peer(ADA) as ada:
+        listener = await ada.listen(ANYWHERE)
+        with pytest.raises(Refused) as caught:
+            await ada.dial(listener.invite)
+        assert_met_itself(caught.value)
+
+        async def pass_on(stream: trio.SocketStream) -> None:
+            """Between the dial and the listener, to see what the latter says."""
+            nonlocal heard
+            async with await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port) as onward:
+                await onward.send_all(await receive_exactly(stream, PREFACE_AND_SYN))
+                heard = await read_to_end(onward)
+                await stream.send_all(heard)
+
+        async with serving(pass_on) as port:
+            with pytest.raises(Refused) as caught:
+                await ada.dial(f"tcp://127.0.0.1:{port}")
+        assert_met_itself(caught.value)
+    assert heard == alert(AlertCode.HANDSHAKE_FAILED.value)
+
+
+PREFACE_AND_SYN = 19 + 2 + 3 + 32
+
+
+def assert_met_itself(error: Refused) -> None:
+    assert type(error) is Refused
+    assert error.reason is VerdictCode.SELF
+    assert not error.retryable
+    assert "itself" in str(error)
+
+
+async def test_the_dial_of_another_is_not_taken_for_our_own() -> None:
+    """Only a dial still under way counts; a stranger's ephemeral key is none of ours."""
+    async with peer(ADA) as ada, peer(BOB) as bob:
+        listener = await ada.listen(ANYWHERE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.dial, (await bob.listen(ANYWHERE)).invite)
+            assert (await bob.dial(listener.invite)).peer == ADA.id
+
+
+# --- leaving --------------------------------------------------------------------------------------------
+
+
+async def test_leaving_the_block_closes_every_connection_and_tells_the_other_side() -> None:
+    ends: list[ConnectionClosed] = []
+
+    async def read(connection: Connection) -> None:
+        async with connection:
+            with pytest.raises(ConnectionClosed) as caught:
+                await connection.receive_some()
+        ends.append(caught.value)
+
+    before = open_sockets()
+    async with peer(ADA) as ada, trio.open_nursery() as nursery:
+        ears = await ada.listen(ANYWHERE)
+        with trio.fail_after(5):  # far less than Bob's limits
+            async with peer(BOB, limits=Limits(close=30)) as bob:
+                dialed_by_ada = await ada.dial((await bob.listen(ANYWHERE)).invite)
+                dialed_by_bob = await bob.dial(ears.invite)
+                nursery.start_soon(read, dialed_by_ada)
+                nursery.start_soon(read, await ears.accept())
+        with pytest.raises(trio.ClosedResourceError):
+            await dialed_by_bob.receive_some()
+    assert [(end.code, end.by_peer) for end in ends] == [(CloseCode.GOING_AWAY, True)] * 2
+    assert open_sockets() == before
+
+
+async def test_after_leaving_nobody_listens_any_more() -> None:
+    async with peer(ADA) as ada:
+        async with peer(BOB) as bob:
+            listener = await bob.listen(ANYWHERE)
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+        with pytest.raises(NoResponse, match="port is closed"):
+            await ada.dial(listener.invite)
+
+
+async def test_an_error_in_the_block_comes_out_as_itself() -> None:
+    async def dial_from_a_block(invite: str) -> None:
+        async with peer(ADA) as ada:
+            await ada.listen(ANYWHERE)
+            await ada.dial(invite)
+
+    async def fail_in_a_block(error: Exception) -> None:
+        async with peer(ADA) as ada:
+            await ada.listen(ANYWHERE)
+            raise error
+
+    async with peer(BOB, trust=only()) as bob:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(Rejected):  # and no group around it
+            await dial_from_a_block(listener.invite)
+        for error in (ValueError("of the application's own"), trio.TooSlowError()):
+            with pytest.raises(type(error)) as caught:
+                await fail_in_a_block(error)
+            assert caught.value is error
+
+
+async def test_leaving_raises_nothing_though_the_other_sides_have_hung_up() -> None:
+    async with peer(ADA) as ada, peer(BOB) as bob:
+        listener = await bob.listen(ANYWHERE)
+        async with by_hand(listener) as hand:
+            await call_by_hand(hand, BOB.id)
+            await hand.hear_verdict()
+            accepted = await listener.accept()
+            assert isinstance(hand.stream, trio.SocketStream)
+            await reset(hand.stream)
+        dialed = await ada.dial(listener.invite)
+        await trio.aclose_forcefully(dialed)
+        with trio.fail_after(5):
+            await accepted.aclose()
+
+
+async def test_a_cancelled_block_closes_every_socket() -> None:
+    before = open_sockets()
+    async with peer(ADA) as ada:
+        ears = await ada.listen(ANYWHERE)
+        within = open_sockets()
+        with trio.CancelScope() as scope:
+            async with peer(BOB) as bob:
+                listener = await bob.listen(ANYWHERE)
+                await bob.dial(ears.invite)
+                await ada.dial(listener.invite)
+                async with by_hand(listener):
+                    scope.cancel()
+                    await trio.sleep_forever()
+        assert scope.cancelled_caught
+        unclaimed = await ears.accept()
+        await unclaimed.aclose()
+        assert len(open_sockets()) == len(within) + 1  # Ada's own end of her dial
+    assert open_sockets() == before
+
+
+async def test_a_cancelled_block_closes_every_socket_of_a_listener_with_several(resolver: Resolver) -> None:
+    resolver.names["everywhere.test"] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    before = open_sockets()
+    with trio.CancelScope() as scope:
+        async with peer(BOB) as bob:
+            listener = await bob.listen("tcp://everywhere.test:0")
+            assert len(listener.invites) == 3
+            scope.cancel()
+    left_open = open_sockets() - before
+    collect_quietly()
+    assert left_open == set()
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [("nothing", b""), ("magic", alert(0x08)), ("flight", alert(0x08))],
+)
+async def test_a_greeting_under_way_is_told_going_away_when_we_leave(said: str, answer: bytes) -> None:
+    watch = Watch()
+    async with trio.open_nursery() as nursery:
+        async with peer(BOB, observer=watch, limits=Limits(close=30, drain_after_alert=30)) as bob:
+            hand = ByHand(await trio.open_tcp_stream("127.0.0.1", (await bob.listen(ANYWHERE)).addresses[0].port))
+            flight = hand.flight()
+            await hand.say({"nothing": b"", "magic": flight[:4], "flight": flight}[said])
+            if said == "flight":
+                await hand.hear_syn_ack(BOB.id)
+            await wait_all_tasks_blocked(SETTLED)
+            heard: list[bytes] = []
+
+            async def hear() -> None:
+                async with hand.stream:
+                    heard.append(await hand.hear_to_end())
+
+            nursery.start_soon(hear)
+            left = trio.current_time()
+        assert trio.current_time() - left < 5
+    assert heard == [answer]
+    ((_, error),) = watch.failures
+    assert isinstance(error, Refused)
+    assert error.reason is AlertCode.GOING_AWAY
+
+
+async def test_a_dialer_whom_the_policy_considers_is_told_shutting_down_when_we_leave() -> None:
+    considering = trio.Event()
+
+    async def consider(introduction: Introduction) -> Decision:
+        considering.set()
+        await trio.sleep_forever()
+        return accept()
+
+    ends: list[Any] = []
+
+    async def dial(ada: Peer, invite: str) -> None:
+        ends.append(await outcome(ada.dial, invite))
+
+    async with (
+        peer(ADA) as ada,
+        trio.open_nursery() as nursery,
+        peer(BOB, trust=consider, limits=Limits(policy=30)) as bob,
+    ):
+        nursery.start_soon(dial, ada, (await bob.listen(ANYWHERE)).invite)
+        await considering.wait()
+    (error,) = ends
+    assert isinstance(error, Rejected)
+    assert (error.reason, error.authenticated, error.retryable) == (VerdictCode.SHUTTING_DOWN, True, True)
+
+
+async def test_a_connection_that_nobody_took_is_closed_with_its_listener_and_others_go_on() -> None:
+    async with peer(BOB) as bob, peer(ADA) as ada:
+        listener = await bob.listen(ANYWHERE)
+        taken = await ada.dial(listener.invite)
+        at_bob = await listener.accept()
+        unclaimed = await ada.dial(listener.invite)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listener.aclose)
+            with pytest.raises(ConnectionClosed, match="GOING_AWAY"):
+                await unclaimed.receive_some()
+            await unclaimed.aclose()
+        await taken.send_all(b"still here")
+        assert await at_bob.receive_some() == b"still here"
+        with pytest.raises(NoResponse):
+            await ada.dial(listener.invite)
+
+
+# --- the listener, as Trio has it -----------------------------------------------------------------------
+
+
+async def test_trios_serve_listeners_serves_ours() -> None:
+    async def shout(connection: Connection) -> None:
+        async with connection:
+            async for chunk in connection:
+                await connection.send_all(chunk.upper())
+            await connection.send_eof()
+
+    async with peer(BOB) as bob, peer(ADA) as ada, trio.open_nursery() as nursery:
+        listener = await bob.listen(ANYWHERE)
+        nursery.start_soon(trio.serve_listeners, shout, [listener])
+        for word in (b"hello", b"again"):
+            async with await ada.dial(listener.invite) as connection:
+                await connection.send_all(word)
+                await connection.send_eof()
+                assert b"".join([chunk async for chunk in connection]) == word.upper()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_listener_can_be_iterated_until_it_is_closed() -> None:
+    async with peer(BOB) as bob, peer(ADA) as ada:
+        listener = await bob.listen(ANYWHERE)
+        seen: list[bytes] = []
+
+        async def take_each() -> None:
+            async for connection in listener:
+                seen.append(connection.session_id)
+                if len(seen) == 3:
+                    await listener.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_each)
+            dialed = [await ada.dial(listener.invite) for _ in range(3)]
+        assert seen == [connection.session_id for connection in dialed]
+
+
+async def test_iterating_a_listener_may_stop_at_any_time(recwarn: pytest.WarningsRecorder) -> None:
+    async with peer(BOB) as bob, peer(ADA) as ada:
+        listener = await bob.listen(ANYWHERE)
+        await ada.dial(listener.invite)
+        async for connection in listener:
+            assert connection.peer == ADA.id
+            break
+        gc.collect()
+        await trio.lowlevel.checkpoint()
+    assert recwarn.list == []
+
+
+async def test_a_peer_dials_and_listens_only_within_its_block() -> None:
+    bob = peer(BOB)
+    for call in (bob.listen, bob.dial):
+        with pytest.raises(LocalProtocolError, match="async with"):
+            await call("tcp://127.0.0.1:1")
+    async with bob:
+        await bob.listen(ANYWHERE)
+    before = open_sockets()
+    for call in (bob.listen, bob.dial):
+        with pytest.raises(LocalProtocolError, match="async with"):
+            await call(ANYWHERE)
+    assert open_sockets() == before
+
+
+async def test_a_dial_under_way_when_its_peer_leaves_opens_nothing() -> None:
+    reached, ended = trio.Event(), trio.Event()
+    ends: list[Connection | DialError] = []
+
+    async def take_its_time(stream: trio.SocketStream) -> None:
+        hand = ByHand(stream)
+        await hand.hear_flight()
+        reached.set()
+        await ended.wait()
+        await hand.hear_to_end()
+
+    async def dial(ada: Peer, port: int) -> None:
+        ends.append(await outcome(ada.dial, f"tcp://127.0.0.1:{port}"))
+        ended.set()
+
+    async with serving(take_its_time) as port, trio.open_nursery() as nursery:
+        async with peer(ADA) as ada:
+            nursery.start_soon(dial, ada, port)
+            await reached.wait()
+        with trio.fail_after(5):
+            await ended.wait()
+    (error,) = ends
+    assert isinstance(error, Refused)
+    assert error.reason is AlertCode.GOING_AWAY
+
+
+async def test_where_it_cannot_listen_it_says_so() -> None:
+    async with peer(BOB) as bob:
+        taken = (await bob.listen(ANYWHERE)).addresses[0]
+        with pytest.raises(OSError, match="in use"):
+            await bob.listen(taken)
+        with pytest.raises(InvalidAddress):
+            await bob.listen("127.0.0.1:0")
+
+
+# --- private networks -----------------------------------------------------------------------------------
+
+HOME = Network("home", PSK)
+OTHER_KEY = bytes(reversed(PSK))
+
+
+async def test_peers_of_one_private_network_meet() -> None:
+    async with Peer(BOB, network=HOME, limits=QUICK) as bob, Peer(ADA, network=HOME, limits=QUICK) as ada:
+        listener = await bob.listen(ANYWHERE)
+        async with await ada.dial(listener.invite) as connection:
+            assert connection.suite is HYBRID_PSK
+            assert (await listener.accept()).peer == ADA.id
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (Network("home", OTHER_KEY), AlertCode.HANDSHAKE_FAILED),
+        (Network("away", PSK), AlertCode.HANDSHAKE_FAILED),
+        (Network("home"), AlertCode.UNSUPPORTED_SUITE),
+    ],
+    ids=["another key", "another name", "no key"],
+)
+async def test_whoever_is_not_of_the_private_network_is_refused_before_any_key_is_made(
+    network: Network, reason: AlertCode
+) -> None:
+    watch = Watch()
+    async with peer(BOB, network=HOME, observer=watch) as bob, peer(EVE, network=network) as eve:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(Rejected) as caught:
+            await eve.dial(listener.invite)
+    assert caught.value.reason is reason
+    assert not caught.value.authenticated
+    assert not caught.value.retryable
+    ((_, error),) = watch.failures
+    assert isinstance(error, BadHandshake)
+    assert error.reason is reason
+    assert Step.SYN_ACK_SENT not in [progress.step for progress in watch.steps]
+
+
+async def test_a_public_network_is_not_entered_with_a_private_key() -> None:
+    async with peer(BOB) as bob, peer(ADA, network=HOME) as ada:
+        with pytest.raises(Rejected) as caught:
+            await ada.dial((await bob.listen(ANYWHERE)).invite)
+    assert caught.value.reason is AlertCode.UNSUPPORTED_SUITE
+
+
+async def test_peers_of_two_public_networks_are_told_so() -> None:
+    async with peer(BOB, network=Network("home")) as bob, peer(ADA, network=Network("away")) as ada:
+        with pytest.raises(Rejected, match="same network") as caught:
+            await ada.dial((await bob.listen(ANYWHERE)).invite)
+    assert caught.value.reason is AlertCode.WRONG_NETWORK
+
+
+async def test_keys_are_rotated_while_peers_go_on_meeting() -> None:
+    """A responder takes any of its keys; an initiator uses the first."""
+    old, new = PSK, OTHER_KEY
+    stages = [Network("home", keys) for keys in ((old,), (old, new), (new, old), (new,))]
+    for stage, next_stage in pairwise(stages):
+        for network_of_ada, network_of_bob in ((stage, next_stage), (next_stage, stage)):
+            async with peer(BOB, network=network_of_bob) as bob, peer(ADA, network=network_of_ada) as ada:
+                connection = await ada.dial((await bob.listen(ANYWHERE)).invite)
+                assert connection.peer == BOB.id
+                await trio.aclose_forcefully(connection)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda hand: hand.flight()[:4],
+        lambda hand: hand.flight()[:21],
+        lambda hand: hand.flight()[:8] + bytes(20),
+        lambda hand: hand.flight(),
+    ],
+    ids=["magic", "preface", "a malformed preface", "a SYN under another key"],
+)
+async def test_a_quiet_network_says_nothing_at_all_to_who_lacks_its_key(said: Callable[[ByHand], bytes]) -> None:
+    quiet = Network("home", PSK, quiet=True)
+    async with peer(BOB, network=quiet, limits=Limits(syn=0.1)) as bob:
+        listener = await bob.listen(ANYWHERE)
+        async with by_hand(listener, suite=CLASSICAL_PSK, network=Network("home", OTHER_KEY)) as hand:
+            await hand.say(said(hand))
+            assert await hand.hear_to_end() == b""
+
+
+async def test_a_quiet_network_does_not_even_say_busy() -> None:
+    quiet = Network("home", PSK, quiet=True)
+    async with (
+        peer(BOB, network=quiet, limits=Limits(handshakes_per_address=0)) as bob,
+        by_hand(await bob.listen(ANYWHERE), suite=CLASSICAL_PSK, network=quiet) as hand,
+    ):
+        assert await hand.hear_to_end() == b""
+
+
+async def test_a_quiet_network_speaks_to_who_has_its_key() -> None:
+    quiet = Network("home", PSK, quiet=True)
+    async with peer(BOB, network=quiet, trust=only()) as bob, peer(ADA, network=quiet) as ada:
+        with pytest.raises(Rejected, match="IDENTITY_UNKNOWN"):
+            await ada.dial((await bob.listen(ANYWHERE)).invite)
+
+
+# --- capacity -------------------------------------------------------------------------------------------
+
+
+async def test_one_connection_too_many_is_rejected_until_there_is_room_again() -> None:
+    async with peer(BOB, limits=Limits(connections=2, close=0.3)) as bob, peer(ADA) as ada, peer(EVE) as eve:
+        listener = await bob.listen(ANYWHERE)
+        first = await ada.dial(listener.invite)
+        await eve.dial(listener.invite)
+        with pytest.raises(Rejected) as caught:
+            await ada.dial(listener.invite)
+        assert caught.value.reason is VerdictCode.CAPACITY
+        assert caught.value.authenticated
+        assert caught.value.retryable
+        assert caught.value.retry_after
+        at_bob = await listener.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.aclose)
+            nursery.start_soon(at_bob.aclose)
+        assert (await ada.dial(listener.invite)).peer == BOB.id
+
+
+async def test_whom_the_policy_rejects_and_who_fails_take_no_room() -> None:
+    async with peer(BOB, trust=only(ADA.id), limits=Limits(connections=1)) as bob:
+        listener = await bob.listen(ANYWHERE)
+        async with peer(EVE) as eve, peer(ADA) as ada:
+            for _ in range(3):
+                with pytest.raises(Rejected, match="IDENTITY_UNKNOWN"):
+                    await eve.dial(listener.invite)
+            async with by_hand(listener) as hand:
+                await hand.say(hand.flight())
+                await hand.hear_syn_ack(BOB.id)
+            assert (await ada.dial(listener.invite)).peer == BOB.id
+
+
+async def test_a_policy_that_fails_for_one_hurts_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def superstitious(introduction: Introduction) -> Decision:
+        if introduction.peer == EVE.id:
+            raise RuntimeError("a black cat")
+        return accept()
+
+    async with peer(BOB, trust=superstitious) as bob, peer(ADA) as ada, peer(EVE) as eve:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(Rejected) as caught:
+            await eve.dial(listener.invite)
+        assert caught.value.reason is VerdictCode.INTERNAL
+        assert (await ada.dial(listener.invite)).peer == BOB.id
+    (record,) = caplog.records
+    assert str(EVE.id) in record.getMessage()
+
+
+# --- errors carry where and who -------------------------------------------------------------------------
+
+
+async def test_an_error_of_a_dial_carries_the_address_and_the_peer() -> None:
+    async with peer(BOB, trust=only()) as bob, peer(ADA) as ada:
+        listener = await bob.listen(ANYWHERE)
+        where = f"127.0.0.1:{listener.addresses[0].port}"
+        with pytest.raises(Rejected) as rejected:
+            await ada.dial(listener.invite)
+        assert (rejected.value.address, rejected.value.peer) == (where, BOB.id)
+        with pytest.raises(Untrusted) as untrusted:
+            await ada.dial(str(listener.addresses[0]), trust=only())
+        assert (untrusted.value.address, untrusted.value.peer) == (where, BOB.id)
+        await listener.aclose()
+        with pytest.raises(NoResponse) as unanswered:
+            await ada.dial(listener.invite)
+        assert (unanswered.value.address, unanswered.value.peer) == (where, BOB.id)
+        for error in (rejected.value, untrusted.value, unanswered.value):
+            assert where in str(error)

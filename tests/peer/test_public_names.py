@@ -1,0 +1,95 @@
+"""The public names are in the package itself; its modules are its own business."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import trishake
+import trishake_protocol
+
+PACKAGE = Path(trishake.__file__).parent
+WAYS_IN = {"cli"}
+"""What the `trishake` command runs; nobody imports names from it."""
+
+
+def body_of(module: str) -> list[ast.stmt]:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")).body
+
+
+def test_every_module_is_underscored_but_for_the_way_in() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")} == WAYS_IN
+
+
+def test_the_package_itself_only_re_exports() -> None:
+    docstring, *statements = body_of("__init__")
+    assert isinstance(docstring, ast.Expr)
+    *imports, names = statements
+    assert all(isinstance(statement, ast.ImportFrom) for statement in imports)
+    assert isinstance(names, ast.Assign)
+
+
+@pytest.mark.parametrize("package", [trishake, trishake_protocol], ids=lambda package: package.__name__)
+def test_all_is_sorted_and_there_and_said_once(package: ModuleType) -> None:
+    names: list[str] = list(package.__all__)
+    assert names == sorted(names, key=in_ruffs_order)
+    assert len(names) == len(set(names))
+    for name in names:
+        assert hasattr(package, name)
+
+
+def in_ruffs_order(name: str) -> tuple[int, str]:
+    """Constants, classes, the rest: as RUF022 sorts `__all__`."""
+    kind = 0 if name.isupper() else 1 if name[:1].isupper() else 2
+    return kind, name
+
+
+def test_all_is_complete() -> None:
+    imported = {
+        alias.asname or alias.name
+        for statement in body_of("__init__")
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert set(trishake.__all__) == imported
+
+
+def test_what_a_public_call_takes_or_gives_can_be_named() -> None:
+    """Whoever annotates his own code needs these, and finds them in the package."""
+    needed = {"Connection", "Listener", "Peer", "Identity", "PeerId", "Network", "Suite", "Role", "Limits"}
+    needed |= {"Introduction", "Decision", "Policy", "Acceptance", "Rejection", "Greeting"}
+    needed |= {
+        "Observer",
+        "Progress",
+        "Step",
+        "Phase",
+        "Cause",
+        "AlertCode",
+        "VerdictCode",
+        "CloseCode",
+        "Address",
+    }
+    assert needed <= set(trishake.__all__)
+
+
+@pytest.mark.parametrize("name", trishake.__all__)
+def test_a_public_name_has_its_own_words(name: str) -> None:
+    thing = getattr(trishake, name)
+    if name not in {"__version__", "Policy", "Decision"}:  # a text, and two aliases
+        assert thing.__doc__
+        assert not thing.__doc__.startswith(f"{name}(")  # which is what a dataclass says when nobody does
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in PACKAGE.glob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path.name
+
+
+def test_the_version_is_one() -> None:
+    version = importlib.import_module("trishake._version")
+    assert trishake.__version__ == version.VERSION
+    assert f"trishake/{version.VERSION}" == version.AGENT
