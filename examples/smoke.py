@@ -1,6 +1,6 @@
 """Run `chat.py` as two people would, and check what each of them sees.
 
-    python examples/smoke.py          exits with 0 if both saw what they should
+python examples/smoke.py          exits with 0 if both saw what they should
 """
 
 from __future__ import annotations
