@@ -83,6 +83,13 @@ class Profile:
         """The offers that this version can speak in this network, best first."""
         return usable_suites(self.offers or (), private=self.network.private)
 
+    def suite(self, id_: int | None) -> Suite:
+        """The one of that id among them, or the best. Raises ValueError if it is not among them."""
+        for suite in self.suites:
+            if id_ is None or suite.id == id_:
+                return suite
+        raise ValueError(f"suite 0x{id_:04x} is not among the offers of this profile")
+
     def greeting(self, role: Role, id_: bytes, *, time: int) -> Greeting:
         """The record that this side sends. time: our clock, Unix seconds."""
         return Greeting(

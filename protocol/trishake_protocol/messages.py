@@ -66,7 +66,7 @@ class _NotCanonical(Exception):
 def encode_canonical(value: object) -> bytes:
     """Maps sorted by key, everything in its shortest encoding. Raises ValueError past the limits."""
     try:
-        return _packb(_checked(value, depth=1, sort=True), use_bin_type=True)
+        return _packb(_checked(value, depth=1), use_bin_type=True)
     except (_NotCanonical, OverflowError) as error:
         raise ValueError(f"this cannot be sent: {error}") from None
 
@@ -86,20 +86,16 @@ def decode_canonical(data: bytes) -> Value:
         )
     except (ValueError, msgpack.exceptions.UnpackException):
         raise _NotCanonical("it does not parse, or is over a limit") from None
-    checked = _checked(value, depth=1, sort=False)
+    checked = _checked(value, depth=1)
     if _packb(checked, use_bin_type=True) != data:
-        raise _NotCanonical("it is not in its shortest encoding, or has a key twice")
+        raise _NotCanonical("its keys are out of order or twice there, or it is not in its shortest encoding")
     return checked
 
 
-def _checked(value: object, *, depth: int, sort: bool) -> Value:
-    """The value, if it is within the profile. Maps are sorted, or must be."""
+def _checked(value: object, *, depth: int) -> Value:
+    """The value, if it is within the profile, its maps sorted. Integers are bounded by msgpack itself."""
     match value:
-        case bool() | bytes():
-            return value
-        case int():
-            if not -(2**63) <= value < 2**64:
-                raise _NotCanonical("an integer beyond 64 bits")
+        case bool() | int() | bytes():
             return value
         case str():
             if len(value.encode()) > limits.MAX_STR:
@@ -108,15 +104,12 @@ def _checked(value: object, *, depth: int, sort: bool) -> Value:
         case list() | tuple():
             _check_size("an array", depth, len(cast("list[object]", value)), limits.MAX_ARRAY)
             items = cast("list[object]", value)
-            return [_checked(item, depth=depth + 1, sort=sort) for item in items]
+            return [_checked(item, depth=depth + 1) for item in items]
         case dict():
             pairs = cast("dict[object, object]", value)
             _check_size("a map", depth, len(pairs), limits.MAX_MAP)
-            keys = [_checked_key(key) for key in pairs]
-            ordered = sorted(keys, key=str.encode)
-            if not sort and keys != ordered:
-                raise _NotCanonical("keys out of order")
-            return {key: _checked(pairs[key], depth=depth + 1, sort=sort) for key in ordered}
+            keys = sorted((_checked_key(key) for key in pairs), key=str.encode)
+            return {key: _checked(pairs[key], depth=depth + 1) for key in keys}
         case _:
             raise _NotCanonical(f"a {type(value).__name__} is not allowed")
 
@@ -453,10 +446,9 @@ class Greeting:
 
 def encode_greeting_payload(record: bytes, signature: bytes) -> bytes:
     """`[record, signature, padding]`, padded to a multiple of 256 bytes. Raises ValueError if over 16384."""
-    payload = encode_canonical([record, signature, b""])
-    padding = bytes(-len(payload) % limits.GREETING_BLOCK)
-    if padding:
-        payload = encode_canonical([record, signature, padding])
+    unpadded = encode_canonical([record, signature, b""])
+    padding = bytes(-len(unpadded) % limits.GREETING_BLOCK)  # at most 255: its header does not grow
+    payload = encode_canonical([record, signature, padding])
     if len(payload) > limits.MAX_GREETING:
         raise ValueError(f"a greeting of {len(payload)} bytes, the limit is {limits.MAX_GREETING}")
     return payload

@@ -71,15 +71,6 @@ def _not_own_dial(_: bytes) -> bool:
     return False
 
 
-def _chosen(profile: Profile, suite: int | None) -> Suite:
-    if suite is None:
-        return profile.suites[0]
-    for offered in profile.suites:
-        if offered.id == suite:
-            return offered
-    raise ValueError(f"suite 0x{suite:04x} is not among the offers of this profile")
-
-
 class Session:
     """One end of one connection. Made by `Session.initiator` or `Session.responder`."""
 
@@ -130,7 +121,7 @@ class Session:
             Role.INITIATOR, identity, profile, now=now, expected=expected, kem=kem, ephemeral=ephemeral
         )
         session = cls(handshake, profile)
-        preface, syn = handshake.start(_chosen(profile, suite))
+        preface, syn = handshake.start(profile.suite(suite))
         session._outbox.append(preface)
         session._queue_frame(FrameType.SYN, syn)
         return session
@@ -413,7 +404,7 @@ class Session:
         state = self._machine.state
         if not self._eof or (state is State.OPEN and self._machine.receiving is not Direction.OPEN):
             return
-        if state is State.AWAIT_SYN and self._inbox and not self._magic_read:
+        if state is State.AWAIT_SYN and not self._magic_read and not limits.MAGIC.startswith(self._inbox):
             raise ForeignProtocol(foreign_protocol(self._inbox))
         where = "without CLOSE: it was cut" if state is State.OPEN else f"while we were {state.value}"
         reason = CloseCode.PROTOCOL if state is State.OPEN else None

@@ -111,6 +111,31 @@ def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[No
     return run
 
 
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope at the n-th step that any task takes: cancellation has to be right at every one."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._scope = scope
+        self._left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._scope.cancel()
+
+
+async def cancelled_at(step: int, call: Callable[[], Awaitable[object]]) -> bool:
+    """Whether the call was cancelled there; False if it had ended by then."""
+    with trio.CancelScope() as scope:
+        instrument = CancelAt(scope, step)
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            await call()
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+    return scope.cancelled_caught
+
+
 # --- pairs of streams -----------------------------------------------------------------------------------
 
 StreamPair = tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]

@@ -58,6 +58,7 @@ from .conftest import (
     alert,
     answer_by_hand,
     call_by_hand,
+    cancelled_at,
     closed_port,
     memory_pair,
     open_sockets,
@@ -1065,6 +1066,11 @@ async def call_and_stop(hand: ByHand) -> None:
     await hand.hear_syn_ack(BOB.id)
 
 
+async def call_late_and_stop(hand: ByHand) -> None:
+    await trio.sleep(4)
+    await call_and_stop(hand)
+
+
 async def ack_one_byte_a_second(hand: ByHand) -> None:
     await call_and_stop(hand)
     ack = hand.ack()
@@ -1085,9 +1091,10 @@ async def ack_one_byte_a_second(hand: ByHand) -> None:
         (part_of_the_flight(END_OF_PREFACE), Phase.SYN, 5, alert(0x07)),
         (one_byte_a_second, Phase.SYN, 5, alert(0x07)),
         (call_and_stop, Phase.ACK, 10, alert(0x07)),
+        (call_late_and_stop, Phase.ACK, 10, alert(0x07)),
         (ack_one_byte_a_second, Phase.ACK, 10, alert(0x07)),
     ],
-    ids=["silent", "3 bytes", "magic", "preface", "trickle", "no ACK", "trickle of ACK"],
+    ids=["silent", "3 bytes", "magic", "preface", "trickle", "no ACK", "late, and no ACK", "trickle of ACK"],
 )
 async def test_a_dialer_that_takes_too_long_is_told_so_once_he_has_said_the_magic(
     autojump_clock: MockClock,
@@ -1268,6 +1275,33 @@ async def test_a_cancelled_dial_leaves_no_socket_and_no_task(step: Callable[[ByH
             nursery.cancel_scope.cancel()
         await left.wait()
         assert open_sockets() == before
+
+
+@pytest.mark.parametrize("welcome", [True, False], ids=["accepted", "rejected"])
+async def test_whatever_step_a_dial_is_cancelled_at_it_leaves_no_socket(welcome: bool) -> None:
+    bob = Peer(BOB, suites=(CLASSICAL.id,), trust=only(ADA.id) if welcome else only(), limits=UNHURRIED)
+    async with bob, Peer(ADA, suites=(CLASSICAL.id,), limits=UNHURRIED) as ada:
+        listener = await bob.listen("tcp://127.0.0.1:0")
+
+        async def dial_and_close() -> None:
+            connection = await outcome(ada.dial, listener.invite)
+            if isinstance(connection, Connection):
+                await trio.aclose_forcefully(connection)
+
+        before = open_sockets()
+        for step in range(1, 500):
+            cancelled = await cancelled_at(step, dial_and_close)
+            await wait_all_tasks_blocked(0.01)
+            while len(open_sockets()) > len(before):  # at Bob's, who had accepted it
+                await trio.aclose_forcefully(await listener.accept())
+            assert open_sockets() == before, f"cancelled at step {step}"
+            if not cancelled:
+                break
+        assert not cancelled
+        assert step > 20
+
+
+UNHURRIED = Limits(handshake_burst=10**6, drain_after_alert=0, drain_after_verdict=0)
 
 
 @pytest.mark.parametrize("script", [LEAVING[1][0], LEAVING[4][0]])

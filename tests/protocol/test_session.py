@@ -343,6 +343,26 @@ def test_a_greeting_that_is_cut_anywhere_ends_in_silence(
         assert end.session.state is State.ENDED
 
 
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"", Truncated),
+        (b"\xf0\x9f", Truncated),
+        (b"\xf0\x9f\xa4\x9d\x01", Truncated),
+        (RECORDINGS["0x0001-a"].flight[:-1], Truncated),
+        (b"GE", ForeignProtocol),
+        (b"\xf0\x9f\xa5", ForeignProtocol),
+    ],
+)
+def test_a_dialer_who_hangs_up_in_the_magic_is_foreign_only_if_it_is_another(
+    said: bytes, error: type[RemoteProtocolError]
+) -> None:
+    end = End(RECORDINGS["0x0001-a"].responder())
+    end.read(said, eof=True)
+    assert type(end.error) is error
+    assert end.write() == b""
+
+
 @pytest.mark.parametrize("role", Role)
 def test_a_session_that_is_cut_anywhere_is_an_error_and_never_a_clean_end(
     recording: Recording, role: Role
@@ -1540,6 +1560,17 @@ def test_the_last_record_of_a_key_is_followed_by_close_key_limit_and_nothing_els
     assert initiator.read(responder.write()) == [CloseReceived(CloseCode.NORMAL)]
     assert initiator.write() == b""
     assert initiator.error is responder.error is None
+
+
+def test_data_that_crosses_close_key_limit_is_discarded(open_pair: Pair) -> None:
+    initiator, responder = open_pair.initiator, open_pair.responder
+    set_nonce(initiator, responder, 2**63)
+    initiator.session.send(b"too many")
+    close = initiator.write()
+    responder.session.send(b"crossing")
+    assert initiator.read(responder.write()) == []
+    assert responder.read(close) == [CloseReceived(CloseCode.KEY_LIMIT)]
+    assert initiator.error is None
 
 
 def test_a_ping_is_answered_by_close_key_limit_when_the_key_is_at_its_limit(open_pair: Pair) -> None:
