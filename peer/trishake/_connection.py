@@ -41,7 +41,7 @@ from ._errors import ConnectionClosed
 from ._greeting import Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
 from ._limits import Limits
 from ._observer import Observer
-from ._trust import Policy, anyone
+from ._trust import Policy, anyone, as_peer_id
 from ._version import AGENT
 from ._wire import Wire
 
@@ -387,7 +387,7 @@ async def initiate(
     the greeting fails or is cancelled, and with the connection.
     """
     profile = Profile(network or Network(), _ids(suites), agent=agent, app=app)
-    expected = PeerId.parse(expect) if isinstance(expect, str) else expect
+    expected = None if expect is None else as_peer_id(expect)
     session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
     greeter = _greeter(stream, session, trust, limits, observer)
     meeting = await greet_as_initiator(greeter)

@@ -95,12 +95,24 @@ async def anyone(introduction: Introduction) -> Decision:
     return accept()
 
 
+def as_peer_id(peer: PeerId | str) -> PeerId:
+    """The id, or the id that the text is. Raises InvalidPeerId for text that is none, TypeError for all else.
+
+    Anything else would be equal to no peer's id, and so refuse everybody without a word.
+    """
+    if isinstance(peer, str):
+        return PeerId.parse(peer)
+    if not isinstance(peer, PeerId):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a PeerId or its text is needed, not {type(peer).__name__}; an identity has .id")
+    return peer
+
+
 def only(*peers: PeerId | str) -> Policy:
     """These peers and no others; who else comes is told IDENTITY_UNKNOWN.
 
-    peers: ids, or their text. Raises InvalidPeerId for text that is none.
+    peers: ids, or their text. Raises InvalidPeerId for text that is none, TypeError for all else.
     """
-    welcome = frozenset(PeerId.parse(peer) if isinstance(peer, str) else peer for peer in peers)
+    welcome = frozenset(as_peer_id(peer) for peer in peers)
 
     async def only_these(introduction: Introduction) -> Decision:
         return accept() if introduction.peer in welcome else reject(VerdictCode.IDENTITY_UNKNOWN)

@@ -107,3 +107,10 @@ def test_a_retry_that_no_verdict_can_carry_is_refused_where_it_is_made(retry_aft
 def test_what_is_no_reason_of_a_verdict_is_refused_where_it_is_made(reason: Any) -> None:
     with pytest.raises(ValueError, match="code"):
         reject(reason)
+
+
+@pytest.mark.parametrize("mistaken", [ADA, ADA.id.key, None], ids=["an identity", "bytes", "nothing"])
+def test_only_refuses_what_could_never_be_a_peer(mistaken: Any) -> None:
+    """It would be equal to nobody's id, and so refuse everybody without a word."""
+    with pytest.raises(TypeError, match="a PeerId or its text is needed"):
+        only(BOB.id, mistaken)
