@@ -30,6 +30,7 @@ from trishake import (
     DialError,
     Identity,
     Limits,
+    Listener,
     Network,
     Observer,
     PeerId,
@@ -72,6 +73,11 @@ QUICK: Final = Limits(
     close=0.3,
 )
 """For real sockets: long enough for a slow machine to greet, short where a test has to see the end."""
+
+SETTLED: Final = 0.05
+"""Seconds without a task that runs: what is under way on a socket is through by then."""
+
+ANYWHERE: Final = "tcp://127.0.0.1:0"
 
 ADA: Final = Identity.from_seed(b"a" * 32)
 BOB: Final = Identity.from_seed(b"b" * 32)
@@ -116,16 +122,16 @@ class CancelAt(trio.abc.Instrument):
 
     def __init__(self, scope: trio.CancelScope, step: int) -> None:
         self._scope = scope
-        self._left = step
+        self.steps_left = step
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= 1
-        if self._left == 0:
+        self.steps_left -= 1
+        if self.steps_left == 0:
             self._scope.cancel()
 
 
 async def cancelled_at(step: int, call: Callable[[], Awaitable[object]]) -> bool:
-    """Whether the call was cancelled there; False if it had ended by then."""
+    """Whether the call got as far as that step, and was cancelled there."""
     with trio.CancelScope() as scope:
         instrument = CancelAt(scope, step)
         trio.lowlevel.add_instrument(instrument)
@@ -133,7 +139,7 @@ async def cancelled_at(step: int, call: Callable[[], Awaitable[object]]) -> bool
             await call()
         finally:
             trio.lowlevel.remove_instrument(instrument)
-    return scope.cancelled_caught
+    return instrument.steps_left <= 0
 
 
 # --- pairs of streams -----------------------------------------------------------------------------------
@@ -578,6 +584,11 @@ async def serving(script: Callable[[trio.SocketStream], Awaitable[None]]) -> Asy
         accepting.cancel_scope.cancel()
 
 
+async def connect(listener: Listener) -> trio.SocketStream:
+    """A dialer who has not said anything yet."""
+    return await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
+
+
 async def closed_port() -> int:
     """A port on loopback where nobody listens."""
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
@@ -592,12 +603,17 @@ Place = tuple[int, tuple[Any, ...]]
 class Resolver(trio.abc.HostnameResolver):
     """Names as a test wants them: their places, in order, or what asking for them raises.
 
-    An IPv4 address alone has the port that was asked for. A name that is not there is asked for in vain, as
-    long as one waits.
+    An IPv4 address alone has the port that was asked for. Who asks for a name that is not there waits for it.
     """
 
     def __init__(self) -> None:
         self.names: dict[str, list[str | Place] | OSError] = {}
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def learn(self, name: str, places: list[str | Place]) -> None:
+        """Answer those who wait."""
+        self.names[name] = places
+        self._waiting.unpark_all()
 
     async def getaddrinfo(
         self,
@@ -610,12 +626,12 @@ class Resolver(trio.abc.HostnameResolver):
     ) -> list[Any]:
         name = host.decode() if isinstance(host, bytes) else host
         assert name is not None
-        found = self.names.get(name)
-        if found is None:
-            await trio.sleep_forever()
+        while name not in self.names:
+            await self._waiting.park()
+        found = self.names[name]
         if isinstance(found, OSError):
             raise found
-        places = [(stdlib_socket.AF_INET, (at, port)) if isinstance(at, str) else at for at in found or []]
+        places = [(stdlib_socket.AF_INET, (at, port)) if isinstance(at, str) else at for at in found]
         return [(family, stdlib_socket.SOCK_STREAM, 0, "", sockaddr) for family, sockaddr in places]
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:

@@ -9,13 +9,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trishake import AlertCode, Connection, Limits, Listener, Peer, Rejected, VerdictCode, only
+from trishake import AlertCode, Connection, Limits, Peer, Rejected, VerdictCode, only
 from trishake._admission import Admission, Busy, Slot
 from trishake_protocol.patterns import CLASSICAL
 
 from .conftest import (
     ABORTED,
     ADA,
+    ANYWHERE,
     BOB,
     EVE,
     QUICK,
@@ -23,12 +24,12 @@ from .conftest import (
     Watch,
     alert,
     call_by_hand,
+    connect,
     outcome,
     receive_exactly,
     reset,
 )
 
-ANYWHERE = "tcp://127.0.0.1:0"
 MANY = 10**6
 
 
@@ -157,10 +158,6 @@ def remembered(admission: Admission) -> int:
 
 
 # --- over sockets ---------------------------------------------------------------------------------------
-
-
-async def connect(listener: Listener) -> trio.SocketStream:
-    return await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
 
 
 async def test_one_too_many_is_told_busy_before_anything_is_read_and_the_others_go_on() -> None:

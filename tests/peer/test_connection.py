@@ -38,6 +38,7 @@ from .conftest import (
     EVERY_TRANSPORT,
     MEMORY_AND_TCP,
     PSK,
+    SETTLED,
     ByHand,
     StreamPairMaker,
     lockstep_pair,
@@ -45,14 +46,12 @@ from .conftest import (
     meet_by_hand,
     memory_pair,
     network_of,
+    receive_exactly,
     relayed,
     reset,
     side,
     tcp_pair,
 )
-
-SETTLED = 0.05
-"""Seconds without a task that runs: what a socket takes or gives without waiting is through by then."""
 
 
 async def small_tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
@@ -76,15 +75,6 @@ async def clog(sender: Connection) -> bytes:
         await wait_all_tasks_blocked(SETTLED)
         nursery.cancel_scope.cancel()
     return block * (handed // len(block))
-
-
-async def receive_exactly(connection: Connection, length: int, chunk: int | None = None) -> bytes:
-    received = bytearray()
-    while len(received) < length:
-        data = await connection.receive_some(chunk)
-        assert data, f"the stream ended after {len(received)} of {length} bytes"
-        received += data
-    return bytes(received)
 
 
 async def receive_all(connection: Connection) -> bytes:
@@ -410,6 +400,16 @@ async def test_whoever_receives_answers_pings_too(transport: StreamPairMaker) ->
 
 
 @MEMORY_AND_TCP
+async def test_a_pong_that_nobody_asked_for_is_passed_over(transport: StreamPairMaker) -> None:
+    ada, hand = await meet_by_hand(transport)
+    await hand.say(
+        hand.record(RecordType.PING, Ping(b"01234567", answer=True).encode()),
+        hand.record(RecordType.DATA, b"data"),
+    )
+    assert await ada.receive_some() == b"data"
+
+
+@MEMORY_AND_TCP
 async def test_a_flood_of_pings_is_answered_by_far_fewer_pongs_and_by_the_latest(
     transport: StreamPairMaker,
 ) -> None:
@@ -631,6 +631,22 @@ async def test_a_reset_is_an_error() -> None:
     with pytest.raises(ConnectionClosed):
         await bob.send_all(b"x")
     await bob.aclose()
+
+
+async def test_a_reset_is_an_error_also_while_something_is_still_to_be_written() -> None:
+    ada, hand = await meet_by_hand(small_tcp_pair)
+    await clog(ada)
+    async with trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            with pytest.raises(ConnectionClosed) as caught:
+                await ada.receive_some()
+            assert (caught.value.code, caught.value.by_peer) == (None, True)
+
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked(SETTLED)
+        assert isinstance(hand.stream, trio.SocketStream)
+        await reset(hand.stream)
 
 
 async def test_what_had_arrived_is_still_delivered_after_a_send_that_failed() -> None:

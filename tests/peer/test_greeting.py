@@ -49,10 +49,12 @@ from trishake_protocol.primitives import KeyPair
 from .conftest import (
     ABORTED,
     ADA,
+    ANYWHERE,
     BOB,
     EVE,
     MEMORY_AND_TCP,
     QUICK,
+    SETTLED,
     ByHand,
     StreamPairMaker,
     alert,
@@ -879,6 +881,38 @@ async def test_a_dialer_that_crashes_is_a_reset() -> None:
     assert (error.phase, error.cause) == (Phase.ACK, Cause.RESET)
 
 
+async def test_a_dialer_that_is_gone_when_he_is_accepted_is_a_reset() -> None:
+    at_hand, at_bob = memory_stream_pair()
+    hand = ByHand(at_hand)
+    considering, decided = trio.Event(), trio.Event()
+
+    async def consider(introduction: Introduction) -> Decision:
+        considering.set()
+        await decided.wait()
+        return accept()
+
+    async def leave() -> None:
+        await call_by_hand(hand, BOB.id)
+        await considering.wait()
+        at_hand.receive_stream.close()
+        decided.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leave)
+        error = await outcome(respond, at_bob, BOB, **side(BOB, trust=consider).options)
+    assert isinstance(error, NoResponse)
+    assert (error.phase, error.cause) == (Phase.ACK, Cause.RESET)
+
+
+async def test_a_dialer_that_is_gone_when_he_is_refused_is_not_waited_for(autojump_clock: MockClock) -> None:
+    async with answering(memory_pair, trust=returns(reject())) as (hand, ended):
+        await call_by_hand(hand, BOB.id)
+        await hand.stream.aclose()
+        await ended.wait()
+        assert ended.at == trio.current_time()
+    assert isinstance(ended(), Untrusted)
+
+
 @pytest.mark.parametrize("knows_bob", [False, True], ids=["instead of SYN", "instead of ACK"])
 async def test_a_dialer_that_aborts_is_a_rejection_and_not_answered(knows_bob: bool) -> None:
     async with answering() as (hand, ended):
@@ -1051,14 +1085,18 @@ def part_of_the_flight(length: int) -> Callable[[ByHand], Awaitable[None]]:
     return say
 
 
-async def one_byte_a_second(hand: ByHand) -> None:
-    flight = hand.flight()
+async def trickle(hand: ByHand, data: bytes) -> None:
+    """One byte a second, until nobody takes them any more."""
     for at in range(30):
         try:
-            await hand.say(flight[at : at + 1])
+            await hand.say(data[at : at + 1])
         except trio.BrokenResourceError:
             return
         await trio.sleep(1)
+
+
+async def flight_one_byte_a_second(hand: ByHand) -> None:
+    await trickle(hand, hand.flight())
 
 
 async def call_and_stop(hand: ByHand) -> None:
@@ -1073,13 +1111,7 @@ async def call_late_and_stop(hand: ByHand) -> None:
 
 async def ack_one_byte_a_second(hand: ByHand) -> None:
     await call_and_stop(hand)
-    ack = hand.ack()
-    for at in range(30):
-        try:
-            await hand.say(ack[at : at + 1])
-        except trio.BrokenResourceError:
-            return
-        await trio.sleep(1)
+    await trickle(hand, hand.ack())
 
 
 @pytest.mark.parametrize(
@@ -1089,7 +1121,7 @@ async def ack_one_byte_a_second(hand: ByHand) -> None:
         (part_of_the_flight(3), Phase.SYN, 5, b""),  # no ALERT before the magic has been read
         (part_of_the_flight(4), Phase.SYN, 5, alert(0x07)),
         (part_of_the_flight(END_OF_PREFACE), Phase.SYN, 5, alert(0x07)),
-        (one_byte_a_second, Phase.SYN, 5, alert(0x07)),
+        (flight_one_byte_a_second, Phase.SYN, 5, alert(0x07)),
         (call_and_stop, Phase.ACK, 10, alert(0x07)),
         (call_late_and_stop, Phase.ACK, 10, alert(0x07)),
         (ack_one_byte_a_second, Phase.ACK, 10, alert(0x07)),
@@ -1123,15 +1155,6 @@ async def syn_ack_one_byte_a_second(hand: ByHand) -> None:
 async def verdict_one_byte_a_second(hand: ByHand) -> None:
     await answer_by_hand(hand)
     await trickle(hand, ready(hand))
-
-
-async def trickle(hand: ByHand, data: bytes) -> None:
-    for at in range(30):
-        try:
-            await hand.say(data[at : at + 1])
-        except trio.BrokenResourceError:
-            return
-        await trio.sleep(1)
 
 
 @pytest.mark.parametrize(
@@ -1189,9 +1212,6 @@ async def test_a_policy_that_outlasts_the_greeting_is_its_timeout_too(autojump_c
 
 # --- cancellation ---------------------------------------------------------------------------------------
 
-
-SETTLED = 0.05
-"""Seconds without a task that runs: what is under way on a socket is through by then."""
 
 PATIENT = Limits(policy=30, drain_after_alert=30, drain_after_verdict=30)
 
@@ -1281,7 +1301,7 @@ async def test_a_cancelled_dial_leaves_no_socket_and_no_task(step: Callable[[ByH
 async def test_whatever_step_a_dial_is_cancelled_at_it_leaves_no_socket(welcome: bool) -> None:
     bob = Peer(BOB, suites=(CLASSICAL.id,), trust=only(ADA.id) if welcome else only(), limits=UNHURRIED)
     async with bob, Peer(ADA, suites=(CLASSICAL.id,), limits=UNHURRIED) as ada:
-        listener = await bob.listen("tcp://127.0.0.1:0")
+        listener = await bob.listen(ANYWHERE)
 
         async def dial_and_close() -> None:
             connection = await outcome(ada.dial, listener.invite)

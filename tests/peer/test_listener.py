@@ -16,14 +16,9 @@ from trishake import Connection, Limits, Listener, Peer, VerdictCode
 from trishake_protocol.messages import FrameType, encode_frame
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, BOB, QUICK, ByHand, Watch, call_by_hand, outcome, read_to_end, reset
+from .conftest import ADA, ANYWHERE, BOB, QUICK, ByHand, Watch, call_by_hand, connect, outcome, read_to_end, reset
 
-ANYWHERE = "tcp://127.0.0.1:0"
 OPEN_TO_ALL = Limits(syn=2, drain_after_alert=0.1, drain_after_verdict=0.1, close=0.1, handshake_burst=10**6)
-
-
-async def connect(listener: Listener) -> trio.SocketStream:
-    return await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
 
 
 async def still_greets(listener: Listener) -> bool:

@@ -26,6 +26,7 @@ from trishake import (
 
 from .conftest import (
     ADA,
+    ANYWHERE,
     BOB,
     EVE,
     MEMORY_AND_TCP,
@@ -37,8 +38,6 @@ from .conftest import (
     side,
     tcp_pair,
 )
-
-ANYWHERE = "tcp://127.0.0.1:0"
 
 
 def test_the_steps_are_numbered_as_in_the_specification() -> None:

@@ -47,15 +47,19 @@ from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, HYBRID_PSK
 
 from .conftest import (
     ADA,
+    ANYWHERE,
     BOB,
     EVE,
     PSK,
     QUICK,
+    SETTLED,
     ByHand,
     Resolver,
     Watch,
     alert,
     call_by_hand,
+    cancelled_at,
+    connect,
     open_sockets,
     outcome,
     read_to_end,
@@ -63,10 +67,6 @@ from .conftest import (
     reset,
     serving,
 )
-
-ANYWHERE = "tcp://127.0.0.1:0"
-SETTLED = 0.05
-"""Seconds without a task that runs: what is under way on a socket is through by then."""
 
 
 def peer(identity: Identity, **options: Any) -> Peer:
@@ -78,8 +78,7 @@ def peer(identity: Identity, **options: Any) -> Peer:
 @asynccontextmanager
 async def by_hand(listener: Listener, **options: Any) -> AsyncIterator[ByHand]:
     """A dialer in our hands."""
-    stream = await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
-    async with stream:
+    async with await connect(listener) as stream:
         yield ByHand(stream, **options)
 
 
@@ -217,7 +216,7 @@ async def test_a_peer_that_dials_itself_learns_it_and_the_wire_says_any_failure(
         async def pass_on(stream: trio.SocketStream) -> None:
             """Between the dial and the listener, to see what the latter says."""
             nonlocal heard
-            async with await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port) as onward:
+            async with await connect(listener) as onward:
                 await onward.send_all(await receive_exactly(stream, PREFACE_AND_SYN))
                 heard = await read_to_end(onward)
                 await stream.send_all(heard)
@@ -362,7 +361,7 @@ async def test_a_greeting_under_way_is_told_going_away_when_we_leave(said: str, 
     watch = Watch()
     async with trio.open_nursery() as nursery:
         async with peer(BOB, observer=watch, limits=Limits(close=30, drain_after_alert=30)) as bob:
-            hand = ByHand(await trio.open_tcp_stream("127.0.0.1", (await bob.listen(ANYWHERE)).addresses[0].port))
+            hand = ByHand(await connect(await bob.listen(ANYWHERE)))
             flight = hand.flight()
             await hand.say({"nothing": b"", "magic": flight[:4], "flight": flight}[said])
             if said == "flight":
@@ -510,6 +509,60 @@ async def test_a_dial_under_way_when_its_peer_leaves_opens_nothing() -> None:
             await reached.wait()
         with trio.fail_after(5):
             await ended.wait()
+    (error,) = ends
+    assert isinstance(error, Refused)
+    assert error.reason is AlertCode.GOING_AWAY
+
+
+async def test_whatever_step_a_dial_is_at_when_its_peer_leaves_nothing_stays_open() -> None:
+    async def wait_forever() -> None:
+        await trio.sleep_forever()
+
+    ends: list[Connection | DialError] = []
+
+    async def dial(ada: Peer, invite: str) -> None:
+        ends.append(await outcome(ada.dial, invite))
+
+    limits = Limits(handshake_burst=10**6, close=0.1)
+    async with peer(BOB, limits=limits) as bob:
+        listener = await bob.listen(ANYWHERE)
+        before = open_sockets()
+        for step in range(2, 60):
+            async with trio.open_nursery() as nursery, peer(ADA, limits=limits) as ada:
+                nursery.start_soon(dial, ada, listener.invite)
+                await cancelled_at(step, wait_forever)
+            await wait_all_tasks_blocked(0.01)
+            while len(open_sockets()) > len(before):  # at Bob's, who had accepted it
+                with trio.fail_after(2):
+                    await trio.aclose_forcefully(await listener.accept())
+        assert {type(end) for end in ends} == {Connection, Refused}
+        for end in ends:
+            if isinstance(end, Connection):
+                with pytest.raises(trio.ClosedResourceError):
+                    await end.receive_some()
+
+
+async def test_a_name_looked_up_when_its_peer_leaves_opens_nothing(resolver: Resolver) -> None:
+    ends: list[Connection | DialError] = []
+
+    async def dial(ada: Peer) -> None:
+        ends.append(await outcome(ada.dial, "tcp://later.test:1"))
+
+    async def listen(ada: Peer) -> None:
+        with pytest.raises(LocalProtocolError, match="left its block"):
+            await ada.listen("tcp://home.test:0")
+
+    async with peer(BOB) as bob, trio.open_nursery() as nursery:
+        listener = await bob.listen(ANYWHERE)
+        before = open_sockets()
+        async with peer(ADA) as ada:
+            nursery.start_soon(dial, ada)
+            nursery.start_soon(listen, ada)
+            await wait_all_tasks_blocked()
+        resolver.learn("home.test", ["127.0.0.1"])
+        resolver.learn("later.test", [(stdlib_socket.AF_INET, ("127.0.0.1", listener.addresses[0].port))])
+        await wait_all_tasks_blocked(SETTLED)
+        assert open_sockets() == before
     (error,) = ends
     assert isinstance(error, Refused)
     assert error.reason is AlertCode.GOING_AWAY

@@ -175,7 +175,8 @@ async def test_a_cancelled_dial_leaves_nothing_open_while_it_connects(resolver: 
 
 async def test_whatever_step_a_dial_is_cancelled_at_it_leaves_nothing_open(resolver: Resolver) -> None:
     async with open_port() as port:
-        resolver.names[NAME] = [on_loopback(await closed_port()), on_loopback(port)]
+        closed = on_loopback(await closed_port())
+        resolver.names[NAME] = [closed, on_loopback(port), closed]
 
         async def open_and_close() -> None:
             await trio.aclose_forcefully(await open_tcp(Address(NAME, 1), QUICK))
