@@ -186,8 +186,8 @@ class Greeter:
             self.add_facts(error)
             if self.session.role is Role.RESPONDER:
                 self._tell_why()
-            elif not isinstance(error, Refused):
-                await self.wire.abort()  # no response, or rejected: there is nothing more to say
+            elif not isinstance(error, Refused) or self.session.state is not State.ENDED:
+                await self.wire.abort()  # no response, rejected, or we left: there is nothing more to say
                 raise
             await self.say_goodbye(release)
             raise

@@ -168,6 +168,11 @@ class Peer:
             del self._dials[dial.ephemeral_key]
             self._greeters.discard(greeter)
         connection = Connection(session, greeter.wire, meeting, self._limits, self._connections.discard)
+        if greeter.leaving:  # we left in the moment of READY
+            await connection.aclose(CloseCode.GOING_AWAY)
+            left = greeter.late()
+            greeter.add_facts(left)
+            raise left
         self._connections.add(connection)
         return connection
 

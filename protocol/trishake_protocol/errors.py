@@ -4,7 +4,7 @@
     ├── InvalidPeerId               also a ValueError: these bytes or this text are no peer id
     └── ProtocolError
         ├── LocalProtocolError      you called what the state does not allow
-        └── RemoteProtocolError     they broke the protocol; .reason is what was answered, if anything
+        └── RemoteProtocolError     they broke the protocol; .reason is the code that fits, if one does
             ├── ForeignProtocol     they speak something else; .protocol names it
             ├── Truncated           their bytes ended in the middle
             └── GreetingRefused     their greeting failed a check; .reason names it
@@ -132,7 +132,10 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side broke the protocol. The session has ended; what it answers is in `data_to_send`."""
+    """The other side broke the protocol. The session has ended; what it answers is in `data_to_send`.
+
+    reason: the code that fits, where there is one; not all of them are ever sent.
+    """
 
     def __init__(self, text: str, *, reason: Reason | CloseCode | None = None) -> None:
         super().__init__(text)

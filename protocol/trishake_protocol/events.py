@@ -76,7 +76,10 @@ class DataReceived:
 
 @dataclass(frozen=True, slots=True)
 class CloseReceived:
-    """The other side ended its direction. With code NORMAL ours goes on; with any other it has ended too."""
+    """The other side ended its direction. With NORMAL ours goes on, unless both sides have streams.
+
+    In every other case ours has ended too (section 9).
+    """
 
     code: CloseCode | int
     text: str | None = None

@@ -306,8 +306,8 @@ class Session:
         The ALERT is left out where section 4 or 7 wants silence. retry_after: seconds, BUSY only.
         Raises LocalProtocolError once ACK has come: then it is `reject`.
         """
-        if retry_after is not None and code is not AlertCode.BUSY:
-            raise ValueError(f"only BUSY says when to come back, not {code.name}")
+        if retry_after is not None and (code is not AlertCode.BUSY or retry_after < 0):
+            raise ValueError(f"only BUSY says when to come back, in seconds; got {code.name}, {retry_after}")
         self._machine.decide(Input.REFUSE)
         self._queue_alert(Alert(code, retry_after=retry_after))
 

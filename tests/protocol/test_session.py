@@ -397,11 +397,14 @@ def test_a_breach_is_raised_again_at_each_later_call(recording: Recording) -> No
 
 
 def test_bytes_behind_the_end_are_not_kept(recording: Recording) -> None:
-    end = calling(recording)
-    end.read(WRONG_NETWORK)
-    end.read(bytes(100_000))
-    assert end.session._inbox == b""
-    assert end.error is None
+    refused = calling(recording)
+    refused.read(WRONG_NETWORK)
+    broken = opened(recording, RESPONDER)
+    broken.read(bytes(100_000))
+    for end in (refused, broken):
+        end.read(bytes(100_000))
+        assert end.session._inbox == b""
+    assert refused.error is None
 
 
 @pytest.mark.parametrize(
