@@ -155,7 +155,8 @@ class Connection(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """At least one byte, or none when the other side has ended its direction, authenticated.
 
-        Cancelled, it has lost nothing. An end without CLOSE raises ConnectionClosed: it is no clean end.
+        Cancelled, it has lost nothing, but on a transport that is no socket may have torn the answer to a ping
+        (see Wire). An end without CLOSE raises ConnectionClosed: it is no clean end.
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
@@ -269,8 +270,9 @@ class Connection(trio.abc.HalfCloseableStream):
     async def aclose(self, code: CloseCode = CloseCode.NORMAL, text: str | None = None) -> None:
         """Close for good: end our direction, wait for the other's CLOSE, at most `Limits.close`, and close.
 
-        code, text: what the other side is told; with NORMAL it may finish what it is sending, and that is
-        discarded. Never raises; cancelled, the transport is closed all the same, at once.
+        code, text: what the other side is told, text of at most 256 bytes; with NORMAL it may finish what it is
+        sending, and that is discarded. Raises nothing but ValueError for such a text; then, and cancelled, the
+        transport is closed all the same, at once.
         """
         if self._closed:
             await trio.lowlevel.checkpoint()
@@ -291,11 +293,13 @@ class Connection(trio.abc.HalfCloseableStream):
     async def _close_both_directions(self, code: CloseCode, text: str | None) -> None:
         session = self._session
         if self._failure is not None or self._wire.torn:
+            if self._failure is not None and not self._failure.by_peer:
+                await self._say_goodbye()
             return
         if code is not CloseCode.NORMAL and session.sending is not Direction.CLOSED:
             session.close(code, text)
         elif session.sending is Direction.OPEN:
-            session.finish()
+            session.finish(text)
         self._wire.queue(session)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush_quietly)
@@ -307,6 +311,14 @@ class Connection(trio.abc.HalfCloseableStream):
             except (RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
                 # It was to end anyway, and no one is left to tell.
                 nursery.cancel_scope.cancel()
+
+    async def _say_goodbye(self) -> None:
+        """We ended it for a breach, and have said so: let the other side read that before the reset."""
+        try:
+            await self._wire.send_eof()
+            await self._wire.drain(self._limits.drain_after_alert, self._limits.drain_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
 
     def _fail(self, closed: ConnectionClosed) -> None:
         if self._failure is None:

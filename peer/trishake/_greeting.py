@@ -218,19 +218,14 @@ class Greeter:
                 if release is not None:
                     release()
                 if not scope.cancelled_caught:
-                    await self._drain(
-                        self.limits.drain_after_verdict if after_verdict else self.limits.drain_after_alert
+                    await self.wire.drain(
+                        self.limits.drain_after_verdict if after_verdict else self.limits.drain_after_alert,
+                        self.limits.drain_bytes,
                     )
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the other side is gone already, and has all that it will read
         finally:
             await self.wire.abort()
-
-    async def _drain(self, seconds: float) -> None:
-        left = self.limits.drain_bytes
-        with trio.move_on_after(seconds):
-            while left > 0 and (data := await self.wire.receive(left)):
-                left -= len(data)
 
     # --- naming the outcome -----------------------------------------------------------------------------
 
@@ -252,8 +247,12 @@ class Greeter:
 
     def late(self) -> DialError:
         """The outcome when the scope was cancelled: the time was up, or we are leaving."""
+        deciding = self.session.state is State.PEER_IDENTIFIED
         if self.leaving:
-            return Refused(AlertCode.GOING_AWAY, "this peer is closing")
+            reason = VerdictCode.SHUTTING_DOWN if deciding else AlertCode.GOING_AWAY
+            return Refused(reason, "this peer is closing")
+        if deciding and self.identified is not None:
+            return Untrusted(self.identified.peer, reject(VerdictCode.POLICY_TIMEOUT))
         return self.no_response(Cause.TIMEOUT)
 
     def broken(self, error: RemoteProtocolError) -> DialError:

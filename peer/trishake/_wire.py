@@ -80,6 +80,13 @@ class Wire:
         """At most `room` bytes, or none at the end of the stream. Cancelled, it has lost nothing."""
         return await self.stream.receive_some(min(room, _CHUNK))
 
+    async def drain(self, seconds: float, most: int) -> None:
+        """Read and forget, until the end of the stream, `seconds` or `most` bytes: so that the other side reads
+        our last words before a reset destroys them (section 8)."""
+        with trio.move_on_after(seconds):
+            while most > 0 and (data := await self.receive(most)):
+                most -= len(data)
+
     async def send_eof(self) -> None:
         """Half-close, where the transport can (section 8)."""
         if isinstance(self.stream, trio.abc.HalfCloseableStream):

@@ -366,7 +366,7 @@ class Alert:
                 return cls(code, retry_after=int.from_bytes(detail, "big"))
             case AlertCode.UNSUPPORTED_VERSION if len(detail) == 2:
                 return cls(code, versions=(detail[0], detail[1]))
-            case AlertCode.UNSUPPORTED_SUITE if len(detail) % 2 == 0:
+            case AlertCode.UNSUPPORTED_SUITE if detail and len(detail) % 2 == 0:
                 return cls(
                     code,
                     suites=tuple(int.from_bytes(detail[i : i + 2], "big") for i in range(0, len(detail), 2)),

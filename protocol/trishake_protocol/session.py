@@ -321,16 +321,17 @@ class Session:
         for start in range(0, len(view), limits.MAX_RECORD_CONTENT):
             self._queue_record(RecordType.DATA, bytes(view[start : start + limits.MAX_RECORD_CONTENT]))
 
-    def finish(self) -> None:
+    def finish(self, text: str | None = None) -> None:
         """End our direction; the other goes on, unless both sides have streams (CLOSE NORMAL, section 9).
 
-        Raises LocalProtocolError as `send` does.
+        text: for people, at most 256 bytes. Raises LocalProtocolError as `send` does.
         """
+        content = Close(CloseCode.NORMAL, text).encode()
         self._machine.record_sent(self._kind_of_close(CloseCode.NORMAL))
         if self._streams:
             self._closing = True
             self._pong = None
-        self._queue_record(RecordType.CLOSE, Close().encode())
+        self._queue_record(RecordType.CLOSE, content)
 
     def close(self, code: CloseCode, text: str | None = None) -> None:
         """End both directions, saying why: what the other side still sends is discarded.

@@ -729,6 +729,30 @@ async def test_a_breach_ends_the_connection_behind_what_came_before_and_is_answe
     await hand.stream.aclose()
 
 
+async def test_what_the_other_side_still_sends_does_not_destroy_our_last_word() -> None:
+    """Closing a socket with unread bytes resets it, and the CLOSE in flight would be lost with it."""
+    ada, hand = await meet_by_hand(tcp_pair)
+    await hand.say(encode_frame(FrameType.RECORD, bytes(40)))
+    with pytest.raises(ConnectionClosed):
+        await ada.receive_some()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hand.stream.send_all, bytes(200_000))
+        nursery.start_soon(ada.aclose)
+    assert await hand.hear_close() == Close(CloseCode.PROTOCOL)
+    assert await hand.hear_to_end() == b""
+    await hand.stream.aclose()
+
+
+@MEMORY_AND_TCP
+async def test_a_close_that_is_normal_carries_its_text_too(transport: StreamPairMaker) -> None:
+    ada, hand = await meet_by_hand(transport)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ada.aclose, CloseCode.NORMAL, "bye")
+        assert await hand.hear_close() == Close(CloseCode.NORMAL, "bye")
+        await hand.say(hand.record(RecordType.CLOSE, Close().encode()))
+    await hand.stream.aclose()
+
+
 @MEMORY_AND_TCP
 async def test_truncation_is_a_breach_and_is_answered_with_close_protocol(transport: StreamPairMaker) -> None:
     ada, hand = await meet_by_hand(transport)
