@@ -326,12 +326,7 @@ class Session:
 
         text: for people, at most 256 bytes. Raises LocalProtocolError as `send` does.
         """
-        content = Close(CloseCode.NORMAL, text).encode()
-        self._machine.record_sent(self._kind_of_close(CloseCode.NORMAL))
-        if self._streams:
-            self._closing = True
-            self._pong = None
-        self._queue_record(RecordType.CLOSE, content)
+        self._send_close(Close(CloseCode.NORMAL, text))
 
     def close(self, code: CloseCode, text: str | None = None) -> None:
         """End both directions, saying why: what the other side still sends is discarded.
@@ -340,11 +335,7 @@ class Session:
         """
         if code is CloseCode.NORMAL:
             raise LocalProtocolError("to close with NORMAL is to finish: call finish")
-        content = Close(code, text).encode()
-        self._machine.record_sent(Record.CLOSE)
-        self._pong = None
-        self._queue_record(RecordType.CLOSE, content)
-        self._closing = True
+        self._send_close(Close(code, text))
 
     def ping(self, payload: bytes) -> None:
         """Ask whether the other side is there; PongReceived is its answer. payload: 8 bytes, echoed."""
@@ -537,6 +528,15 @@ class Session:
 
     def _queue_record(self, type_: RecordType, content: bytes) -> None:
         self._outbox.append((type_, content))
+
+    def _send_close(self, close: Close) -> None:
+        content = close.encode()
+        kind = self._kind_of_close(close.code)
+        self._machine.record_sent(kind)
+        if kind is Record.CLOSE:
+            self._closing = True
+            self._pong = None
+        self._queue_record(RecordType.CLOSE, content)
 
     def _queue_rejection(self, verdict: bytes) -> None:
         """VERDICT, then CLOSE NORMAL (section 8)."""

@@ -127,9 +127,6 @@ class Machine:
         self.sending = Direction.OPEN
         self.receiving = Direction.OPEN
 
-    def allows(self, input_: Input) -> bool:
-        return input_ in GREETING[self.role][self.state]
-
     def receive(self, input_: Input) -> None:
         """Something of the greeting arrived. Raises RemoteProtocolError in a state that does not allow it."""
         try:
