@@ -79,7 +79,7 @@ class Greeter:
     """Drives one greeting on one wire: what both roles share.
 
     address: for errors and observers. dialed: who was to answer, if that is known.
-    started: when its time began to run, on Trio's clock. met_itself: whether our own listener took this dial.
+    started: when its time began to run, on Trio's clock.
     """
 
     def __init__(
@@ -93,7 +93,6 @@ class Greeter:
         address: str | None,
         started: float,
         dialed: PeerId | None = None,
-        met_itself: Callable[[], bool] = lambda: False,
     ) -> None:
         self.session = session
         self.wire = wire
@@ -102,13 +101,14 @@ class Greeter:
         self.observer = observer
         self.address = address
         self.dialed = dialed
-        self.met_itself = met_itself
         self.started = started
         self.phase = Phase.SYN_ACK if session.role is Role.INITIATOR else Phase.SYN
         self.identified: PeerIdentified | None = None
         self.scope = trio.CancelScope()
         """Everything up to the verdict, under the deadline of its phase."""
         self.leaving = False
+        self.met_itself = False
+        """Whether a listener of our own has seen this dial's SYN; set by the peer."""
 
     def leave(self) -> None:
         """Our side is closing: end a greeting under way, and tell a dialer so."""
@@ -272,7 +272,7 @@ class Greeter:
                 return self.no_response(Cause.BROKEN, detail=str(error))
 
     def rejected(self, event: RejectedEvent) -> DialError:
-        if self.met_itself():
+        if self.met_itself:
             return Refused(VerdictCode.SELF, MET_ITSELF)
         return Rejected(
             event.reason,
@@ -323,7 +323,7 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
 async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | None = None) -> Meeting:
     """Steps 2, 3, 6 and 7. Returns once READY is written; raises DialError, the wire then closed.
 
-    release: called when the verdict or the refusal is written, before a refusal's drain: the slot is free then.
+    release: called when a refusal is written, before its drain: it holds no slot while it waits.
     Cancelled, it closes the wire at once.
     """
     session, wire = greeter.session, greeter.wire
@@ -350,7 +350,5 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
             wire.queue(session)
             await wire.flush()
             greeter.progress(Step.READY)
-            if release is not None:
-                release()
             return Meeting(event)
         raise greeter.late()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -41,14 +40,6 @@ _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
 
 
-@dataclass(slots=True)
-class _Dial:
-    """A dial under way, by the key in its SYN, and whether a listener of our own has seen that."""
-
-    ephemeral_key: bytes
-    met_itself: bool = False
-
-
 class Peer:
     """One identity, its policy, its listeners and its connections. Use it as `async with Peer(...) as peer`.
 
@@ -78,8 +69,8 @@ class Peer:
         self._limits = limits or Limits()
         self._observer = observer or Observer()
         self._admission = Admission(self._limits)
-        self._dials: dict[bytes, _Dial] = {}
-        self._greeters: set[Greeter] = set()
+        self._dials: dict[bytes, Greeter] = {}
+        """Those under way, by the ephemeral key in their SYN."""
         self._listeners: set[Listener] = set()
         self._connections: set[Connection] = set()
         self._inbound: set[Session] = set()
@@ -118,8 +109,8 @@ class Peer:
 
     async def aclose(self) -> None:
         """Close every listener and connection, telling those on the other side. `async with` does it."""
-        for greeter in self._greeters:
-            greeter.leave()
+        for dial in self._dials.values():
+            dial.leave()
         async with trio.open_nursery() as nursery:
             for listener in list(self._listeners):
                 nursery.start_soon(self._close_listener, listener)
@@ -156,17 +147,15 @@ class Peer:
             self._observer.failed(Role.INITIATOR, error)
             raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
-        dial = _Dial(session.ephemeral_key)
-        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer, dial)
-        self._dials[dial.ephemeral_key] = dial
-        self._greeters.add(greeter)
+        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer)
+        ephemeral_key = session.ephemeral_key
+        self._dials[ephemeral_key] = greeter
         try:
             if self._nursery is None:  # we left while it connected
                 greeter.leave()
             meeting = await greet_as_initiator(greeter)
         finally:
-            del self._dials[dial.ephemeral_key]
-            self._greeters.discard(greeter)
+            del self._dials[ephemeral_key]
         connection = Connection(session, greeter.wire, meeting, self._limits, self._connections.discard)
         if greeter.leaving:  # we left in the moment of READY
             await connection.aclose(CloseCode.GOING_AWAY)
@@ -255,7 +244,6 @@ class Peer:
         trust: Policy,
         address: str | None,
         dialed: PeerId | None = None,
-        dial: _Dial | None = None,
     ) -> Greeter:
         return Greeter(
             session,
@@ -266,5 +254,4 @@ class Peer:
             address=address,
             started=trio.current_time(),
             dialed=dialed,
-            met_itself=lambda: dial is not None and dial.met_itself,
         )
