@@ -28,11 +28,18 @@ from .errors import (
 from .events import (
     Accepted,
     CloseReceived,
+    CreditReceived,
     DataReceived,
     Event,
+    GoAwayReceived,
     PeerIdentified,
     PongReceived,
     Rejected,
+    StreamAccepted,
+    StreamFinished,
+    StreamOpened,
+    StreamRefused,
+    StreamReset,
     SynReceived,
     Wait,
 )
@@ -44,6 +51,7 @@ from .network import Network
 from .patterns import PRIVATE_SUITES, PUBLIC_SUITES, Role, Suite
 from .session import Session
 from .states import Direction, State
+from .streams import Streams
 
 __all__ = [
     "PRIVATE_SUITES",
@@ -53,10 +61,12 @@ __all__ = [
     "AlertCode",
     "CloseCode",
     "CloseReceived",
+    "CreditReceived",
     "DataReceived",
     "Direction",
     "Event",
     "ForeignProtocol",
+    "GoAwayReceived",
     "Greeting",
     "GreetingRefused",
     "Identity",
@@ -74,6 +84,12 @@ __all__ = [
     "Role",
     "Session",
     "State",
+    "StreamAccepted",
+    "StreamFinished",
+    "StreamOpened",
+    "StreamRefused",
+    "StreamReset",
+    "Streams",
     "Suite",
     "SynReceived",
     "TrishakeError",

@@ -69,9 +69,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class DataReceived:
-    """The next part of the other side's byte stream, never empty."""
+    """The next part of the other side's byte stream, never empty.
+
+    stream: which one; 0 where there are no streams. `Streams.consume` gives credit for it.
+    """
 
     data: bytes
+    stream: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +96,77 @@ class PongReceived:
     payload: bytes
 
 
-Event = SynReceived | PeerIdentified | Accepted | Rejected | DataReceived | CloseReceived | PongReceived
+# --- of streams (section 10) ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """The other side opens a stream: `accept`, `refuse`, or `refuse_unknown` it. Its data may follow already."""
+
+    stream: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAccepted:
+    """The other side took the stream that we opened."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused:
+    """The other side did not take the stream that we opened; it is over.
+
+    unknown: it does not know the protocol. text: else, for people, to be escaped before it is shown.
+    """
+
+    stream: int
+    unknown: bool
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFinished:
+    """The other side has sent all that it will send on this stream."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReset:
+    """The other side threw the stream away, both directions of it.
+
+    abandoned: it was the other side's own, and it did not wait for our answer. A peer that does this makes work
+    for nothing; how much of that is borne is the runtime's choice (section 10).
+    """
+
+    stream: int
+    abandoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreditReceived:
+    """More may be sent on this stream."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoAwayReceived:
+    """The other side wants no new streams; those that are open go on. code: yamux's own, 0 for normal."""
+
+    code: int
+
+
+StreamEvent = (
+    StreamOpened
+    | StreamAccepted
+    | StreamRefused
+    | DataReceived
+    | StreamFinished
+    | StreamReset
+    | CreditReceived
+    | GoAwayReceived
+)
+Event = SynReceived | PeerIdentified | Accepted | Rejected | CloseReceived | PongReceived | StreamEvent

@@ -80,7 +80,30 @@ KEY_LIMIT_NONCE: Final = 2**63
 
 PING_LENGTH: Final = 8
 
+MUX_HEADER: Final = 12
+"""Bytes of the header of a yamux frame (section 10)."""
+
+STREAM_WINDOW: Final = 256 * 1024
+"""Bytes that each side may send on a new stream before the other gives credit (section 10)."""
+
+MAX_WINDOW: Final = 2**31 - 1
+MAX_STREAM_ID: Final = 2**32 - 1
+MAX_STREAMS: Final = 256
+"""Streams that one side may have open at once, answered or not (section 10)."""
+
+MAX_PROTOCOL_ID: Final = 128
+"""Bytes of UTF-8 of the id in a stream's greeting (section 10)."""
+
+MAX_REFUSAL_TEXT: Final = 255
+"""Bytes of UTF-8 of the text with which a stream is refused (section 10)."""
+
 # --- our own ------------------------------------------------------------------------------------------
 
 HANDSHAKE_BUFFER: Final = 20 * 1024
 """Bytes kept for one greeting: the longest ACK, and some of the optimistic data behind it (section 12)."""
+
+REMEMBERED_RESETS: Final = 1024
+"""Streams that we reset and whose late frames we still expect; and resets that may be unsent (section 10).
+
+An honest peer has at most MAX_STREAMS of them under way.
+"""

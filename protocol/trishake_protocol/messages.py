@@ -6,6 +6,9 @@
     Verdict      record type 2, responder to initiator, exactly once    section 8
     Close        record type 3, ends its sender's direction             section 9
     Ping         record type 4                                          section 9
+    MuxFrame     the header of a yamux frame, inside DATA               section 10
+    StreamOpen   the first words of a stream, from who opens it         section 10
+    StreamAnswer the first words of who accepts or refuses it           section 10
 
 The maps are canonical msgpack; their keys are tables of rules, below. No other module imports msgpack. What
 `decode` is given comes from the network: it is of bounded length, and every breach raises
@@ -15,6 +18,7 @@ RemoteProtocolError, or GreetingRefused where the specification gives it a code.
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -529,3 +533,125 @@ class Ping:
         if len(content) != 1 + limits.PING_LENGTH or content[0] > 1:
             raise RemoteProtocolError("a malformed PING", reason=CloseCode.PROTOCOL)
         return cls(content[1:], bool(content[0]))
+
+
+# --- streams (section 10) -------------------------------------------------------------------------------
+
+
+class MuxType(enum.IntEnum):
+    """The second byte of a yamux frame."""
+
+    DATA = 0
+    WINDOW_UPDATE = 1
+    PING = 2
+    GO_AWAY = 3
+
+
+class MuxFlag(enum.IntFlag):
+    """The flags of a yamux frame; others are ignored."""
+
+    NONE = 0
+    SYN = 1
+    ACK = 2
+    FIN = 4
+    RST = 8
+
+
+_MUX_HEADER: Final = struct.Struct(">BBHII")
+
+
+@dataclass(frozen=True, slots=True)
+class MuxFrame:
+    """The header of a yamux frame, version 0.
+
+    length: of DATA, the bytes behind the header; of WINDOW_UPDATE, the credit; of PING, its value; of GO_AWAY,
+    its code. stream: 0 for PING and GO_AWAY.
+    """
+
+    type: MuxType
+    flags: int
+    stream: int
+    length: int
+
+    def encode(self) -> bytes:
+        return _MUX_HEADER.pack(0, self.type, self.flags, self.stream, self.length)
+
+    @classmethod
+    def decode(cls, data: bytes | bytearray) -> MuxFrame:
+        """From the first 12 bytes. Raises RemoteProtocolError for another version or type."""
+        version, type_, flags, stream, length = _MUX_HEADER.unpack_from(data)
+        if version:
+            raise RemoteProtocolError(f"a yamux frame of version {version}", reason=CloseCode.PROTOCOL)
+        if type_ > MuxType.GO_AWAY:
+            raise RemoteProtocolError(f"a yamux frame of unknown type {type_}", reason=CloseCode.PROTOCOL)
+        return cls(MuxType(type_), flags, stream, length)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpen:
+    """What a stream is for. protocol: 1 to 128 bytes of UTF-8."""
+
+    protocol: str
+
+    def encode(self) -> bytes:
+        """Raises ValueError if it is too short or too long."""
+        encoded = self.protocol.encode()
+        if not 1 <= len(encoded) <= limits.MAX_PROTOCOL_ID:
+            raise ValueError(
+                f"a protocol id has 1 to {limits.MAX_PROTOCOL_ID} bytes of UTF-8, got {len(encoded)}: "
+                f"{self.protocol!r:.80}"
+            )
+        return bytes((len(encoded),)) + encoded
+
+    @classmethod
+    def decode(cls, data: bytes | bytearray) -> tuple[StreamOpen, int] | None:
+        """(it, its length); None while bytes are missing. Raises ValueError if it is out of bounds."""
+        if not data:
+            return None
+        end = 1 + data[0]
+        if not 1 < end <= 1 + limits.MAX_PROTOCOL_ID:
+            raise ValueError(f"a protocol id of {data[0]} bytes")
+        if len(data) < end:
+            return None
+        return cls(bytes(data[1:end]).decode()), end
+
+
+class StreamVerdict(enum.IntEnum):
+    """The first byte that the acceptor of a stream sends."""
+
+    ACCEPTED = 0
+    UNKNOWN_PROTOCOL = 1
+    REFUSED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """Whether the stream is taken. text: for people, at most 255 bytes; with REFUSED only."""
+
+    verdict: StreamVerdict
+    text: str = ""
+
+    def encode(self) -> bytes:
+        """Raises ValueError if the text is too long."""
+        if self.verdict is not StreamVerdict.REFUSED:
+            return bytes((self.verdict,))
+        text = self.text.encode()
+        if len(text) > limits.MAX_REFUSAL_TEXT:
+            raise ValueError(f"a text of {len(text)} bytes, the limit is {limits.MAX_REFUSAL_TEXT}")
+        return bytes((self.verdict, len(text))) + text
+
+    @classmethod
+    def decode(cls, data: bytes | bytearray) -> tuple[StreamAnswer, int] | None:
+        """(it, its length); None while bytes are missing. Raises RemoteProtocolError for another answer."""
+        if not data:
+            return None
+        try:
+            verdict = StreamVerdict(data[0])
+        except ValueError:
+            raise RemoteProtocolError(f"a stream was answered with {data[0]}", reason=CloseCode.PROTOCOL) from None
+        if verdict is not StreamVerdict.REFUSED:
+            return cls(verdict), 1
+        if len(data) < 2 or len(data) < 2 + data[1]:
+            return None
+        end = 2 + data[1]
+        return cls(verdict, bytes(data[2:end]).decode(errors="replace")), end

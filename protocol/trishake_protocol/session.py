@@ -7,7 +7,7 @@ A runtime drives it with four verbs:
     data_to_send()                          what to write now; ask after every call
 
 and the application decides with the others: `accept` or `reject` when the session is PAUSED because the peer
-is identified; then `send`, `finish`, `close`, `ping`. A runtime is a loop:
+is identified; then `send`, `finish`, `close`, `ping`, or those of `streams`. A runtime is a loop:
 
     while (event := session.next_event()) is NEED_DATA:
         write(session.data_to_send())
@@ -15,7 +15,7 @@ is identified; then `send`, `finish`, `close`, `ping`. A runtime is a loop:
 
 A breach by the other side is raised by `next_event` as RemoteProtocolError. The session has then ended, and
 what it answers (ALERT, VERDICT or CLOSE) is in `data_to_send`. States and moves are in `states.py`, wire
-messages in `messages.py`, the checks of a greeting in `greeting.py`, Noise in `noise.py`.
+messages in `messages.py`, the checks of a greeting in `greeting.py`, Noise in `noise.py`, streams in `streams.py`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ from .patterns import Role, Suite
 from .primitives import MLKEM768, SHA256, Kem, KeyPair
 from .records import FrameHeader, RecordReader, RecordWriter, frame_bounds
 from .states import Direction, Input, Machine, Record, State
+from .streams import Streams
 
 _PEER_UNKNOWN: Final = {State.AWAIT_SYN, State.AWAIT_SYN_ACK, State.AWAIT_ACK, State.PEER_IDENTIFIED}
 """The states in which no more than HANDSHAKE_BUFFER is kept."""
@@ -92,7 +93,11 @@ class Session:
         self._magic_read = False
         self._preface_read = False
         self._syn_opened = False
-        self._streams = False  # both greetings list mux/1
+        self.mux = False
+        """Whether both greetings list `mux/1`; known once the peer is identified (section 10)."""
+        self.streams: Streams | None = None
+        """The streams inside DATA, once `carry_streams` was called."""
+
         self._channel_binding: bytes | None = None
         self._writer: RecordWriter | None = None
         self._reader: RecordReader | None = None
@@ -231,6 +236,8 @@ class Session:
                         return Wait.PAUSED
                     case State.ENDED:
                         return Wait.NEED_DATA
+                    case State.OPEN if self.streams is not None and (event := self._next_of_streams()):
+                        return event
                     case _:
                         frame = self._take_frame()
                 if frame is None:
@@ -249,6 +256,7 @@ class Session:
         if self._pong is not None:
             self._outbox.append((RecordType.PING, self._pong.encode()))
             self._pong = None
+        self._take_streams()
         parts: list[bytes] = []
         for item in self._outbox:
             if isinstance(item, bytes):
@@ -311,15 +319,26 @@ class Session:
         self._machine.decide(Input.REFUSE)
         self._queue_alert(Alert(code, retry_after=retry_after))
 
+    def carry_streams(self) -> Streams:
+        """From here on DATA carries streams, in both directions; their events are among the session's.
+
+        To be called before anything was sent or read. Raises LocalProtocolError unless both sides have `mux/1`.
+        """
+        if not self.mux:
+            raise LocalProtocolError("the other side has no streams (mux/1), or is not identified yet")
+        self.streams = Streams(self.role)
+        return self.streams
+
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Queue a part of our byte stream; it becomes as many records as it needs.
 
-        Raises LocalProtocolError unless the session is open and our direction has not ended.
+        Raises LocalProtocolError unless the session is open and our direction has not ended; and where it has
+        streams, which is then where to send.
         """
+        if self.streams is not None:
+            raise LocalProtocolError("this session has streams: send on one of them")
         self._machine.record_sent(Record.DATA)
-        view = memoryview(data)
-        for start in range(0, len(view), limits.MAX_RECORD_CONTENT):
-            self._queue_record(RecordType.DATA, bytes(view[start : start + limits.MAX_RECORD_CONTENT]))
+        self._queue_all(memoryview(data))
 
     def finish(self, text: str | None = None) -> None:
         """End our direction; the other goes on, unless both sides have streams (CLOSE NORMAL, section 9).
@@ -466,7 +485,7 @@ class Session:
 
     def _verify(self, payload: bytes) -> PeerIdentified:
         peer, greeting = self._handshake.verify(payload)
-        self._streams = limits.MUX in self._profile.caps and limits.MUX in greeting.caps
+        self.mux = limits.MUX in self._profile.caps and limits.MUX in greeting.caps
         return PeerIdentified(peer, greeting)
 
     def _read_alert(self, body: bytes) -> Event:
@@ -494,18 +513,29 @@ class Session:
         if not content:
             raise RemoteProtocolError("an empty DATA", reason=CloseCode.PROTOCOL)
         self._machine.record_received(Record.DATA)
-        return None if self._closing else DataReceived(content)
+        if self._closing:
+            return None
+        if self.streams is None:
+            return DataReceived(content)
+        self.streams.receive_data(content)
+        return None  # its events come with the next turn of the loop
+
+    def _next_of_streams(self) -> Event | None:
+        assert self.streams is not None
+        return None if self._closing else self.streams.next_event()
 
     def _read_close(self, close: Close) -> Event:
         kind = self._kind_of_close(close.code)
         self._machine.record_received(kind)
         if kind is Record.CLOSE and self._machine.sending is Direction.OPEN:
+            if self.streams is not None:
+                self.streams.data_to_send()  # "the receiver stops sending DATA and answers CLOSE at once"
             self.finish()
         return CloseReceived(close.code, close.text)
 
     def _kind_of_close(self, code: CloseCode | int) -> Record:
         # "With code 0 and without mux/1, CLOSE is a half-close."
-        return Record.FINISH if code is CloseCode.NORMAL and not self._streams else Record.CLOSE
+        return Record.FINISH if code is CloseCode.NORMAL and not self.mux else Record.CLOSE
 
     def _read_ping(self, ping: Ping) -> Event | None:
         self._machine.record_received(Record.PING)
@@ -529,9 +559,23 @@ class Session:
     def _queue_record(self, type_: RecordType, content: bytes) -> None:
         self._outbox.append((type_, content))
 
+    def _queue_all(self, data: memoryview) -> None:
+        """DATA records of equal size: a full one and a crumb would cost more than two halves."""
+        count = -(-len(data) // limits.MAX_RECORD_CONTENT)
+        size = -(-len(data) // count) if count else 1
+        for start in range(0, len(data), size):
+            self._queue_record(RecordType.DATA, bytes(data[start : start + size]))
+
+    def _take_streams(self) -> None:
+        """What the streams want to say, if our direction still carries it."""
+        machine = self._machine
+        if self.streams is not None and machine.state is State.OPEN and machine.sending is Direction.OPEN:
+            self._queue_all(memoryview(self.streams.data_to_send()))
+
     def _send_close(self, close: Close) -> None:
         content = close.encode()
         kind = self._kind_of_close(close.code)
+        self._take_streams()
         self._machine.record_sent(kind)
         if kind is Record.CLOSE:
             self._closing = True
@@ -571,6 +615,7 @@ class Session:
 
     def _close_after(self, error: RemoteProtocolError) -> None:
         self._pong = None
+        self._take_streams()
         if self._machine.sending is not Direction.CLOSED:
             code = error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
             self._queue_record(RecordType.CLOSE, Close(code).encode())

@@ -22,6 +22,18 @@ no streams (a half-close), CLOSE any other. The same table serves what we send a
 
     OPEN ──FINISH──▶ FINISHED ──CLOSE──▶ CLOSED            OPEN ──CLOSE──▶ CLOSED
 
+A stream inside the session (section 10) is a greeting of its own, and two halves:
+
+    opener                                           acceptor
+
+    AWAIT_ANSWER ──REFUSED──▶ REFUSED                AWAIT_PROTOCOL
+        │ ACCEPTED                                       │ PROTOCOL
+      OPEN                                           ASKED ──REFUSE──▶ REFUSED
+                                                         │ ACCEPT
+    each half:   OPEN ──FIN──▶ FINISHED                OPEN
+
+It is over when both halves are FINISHED, or with a reset from either side, in any state.
+
 A look-up that fails is a breach: by the other side if the input arrived, by the caller if he asked for it.
 A breach by the other side ends the session from any state.
 """
@@ -31,7 +43,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from .errors import LocalProtocolError, RemoteProtocolError
+from .errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from .patterns import Role
 
 
@@ -69,6 +81,33 @@ class Record(enum.Enum):
     PING = "PING"
     FINISH = "CLOSE NORMAL"
     CLOSE = "CLOSE"
+
+
+class StreamState(enum.Enum):
+    AWAIT_PROTOCOL = "not greeted yet"
+    ASKED = "waiting for our answer"
+    AWAIT_ANSWER = "waiting for the other side's answer"
+    OPEN = "open"
+    REFUSED = "refused"
+
+
+class StreamInput(enum.Enum):
+    PROTOCOL = "a protocol id"
+    ACCEPTED = "the answer that accepts"
+    REFUSED = "an answer that refuses"
+
+    ACCEPT = "accept"
+    REFUSE = "refuse"
+
+
+class Half(enum.Enum):
+    OPEN = "open"
+    FINISHED = "finished"
+
+
+class Part(enum.Enum):
+    DATA = "DATA"
+    FIN = "FIN"
 
 
 GREETING: Final = {
@@ -116,6 +155,23 @@ DIRECTION: Final = {
 }
 
 
+STREAM: Final = {
+    StreamState.AWAIT_PROTOCOL: {StreamInput.PROTOCOL: StreamState.ASKED},
+    StreamState.ASKED: {StreamInput.ACCEPT: StreamState.OPEN, StreamInput.REFUSE: StreamState.REFUSED},
+    StreamState.AWAIT_ANSWER: {
+        StreamInput.ACCEPTED: StreamState.OPEN,
+        StreamInput.REFUSED: StreamState.REFUSED,
+    },
+    StreamState.OPEN: {},
+    StreamState.REFUSED: {},
+}
+
+HALF: Final = {
+    Half.OPEN: {Part.DATA: Half.OPEN, Part.FIN: Half.FINISHED},
+    Half.FINISHED: {},
+}
+
+
 class Machine:
     """Where one session stands: the greeting's state, and after it that of each direction."""
 
@@ -159,3 +215,42 @@ class Machine:
 
     def end(self) -> None:
         self.state = State.ENDED
+
+
+class StreamMachine:
+    """Where one stream stands: its greeting, and its two halves. stream: its id, for what is raised."""
+
+    __slots__ = ("receiving", "sending", "state", "stream")
+
+    def __init__(self, stream: int, state: StreamState) -> None:
+        self.stream = stream
+        self.state = state
+        self.sending = Half.OPEN
+        self.receiving = Half.OPEN
+
+    @property
+    def over(self) -> bool:
+        return self.sending is Half.FINISHED and self.receiving is Half.FINISHED
+
+    def greet(self, input_: StreamInput) -> None:
+        """Its greeting took a step. Raises LocalProtocolError: what arrives is only read where it fits."""
+        try:
+            self.state = STREAM[self.state][input_]
+        except KeyError:
+            raise LocalProtocolError(
+                f"cannot {input_.value} stream {self.stream}: it is {self.state.value}"
+            ) from None
+
+    def received(self, part: Part) -> None:
+        try:
+            self.receiving = HALF[self.receiving][part]
+        except KeyError:
+            raise RemoteProtocolError(
+                f"{part.value} behind FIN on stream {self.stream}", reason=CloseCode.PROTOCOL
+            ) from None
+
+    def sent(self, part: Part) -> None:
+        try:
+            self.sending = HALF[self.sending][part]
+        except KeyError:
+            raise LocalProtocolError(f"cannot send on stream {self.stream}: our half is finished") from None
