@@ -27,7 +27,7 @@ from trishake_protocol import (
 )
 
 from ._addresses import Address
-from ._connection import Connection, initiate, respond
+from ._connection import Connection
 from ._errors import (
     BadHandshake,
     Cause,
@@ -38,13 +38,23 @@ from ._errors import (
     Phase,
     Refused,
     Rejected,
+    StreamError,
+    StreamRefused,
+    StreamReset,
+    StreamTimeout,
+    UnknownProtocol,
     Untrusted,
     WrongIdentity,
 )
+from ._handlers import StreamHandler
 from ._limits import Limits
 from ._listener import Listener
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
+from ._registry import Arrivals
+from ._secure_stream import SecureStream, initiate, respond
+from ._statistics import Statistics
+from ._stream import Stream
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, accept, anyone, only, reject
 from ._version import VERSION as __version__
 
@@ -52,6 +62,7 @@ __all__ = [
     "Acceptance",
     "Address",
     "AlertCode",
+    "Arrivals",
     "BadHandshake",
     "Cause",
     "CloseCode",
@@ -81,9 +92,18 @@ __all__ = [
     "Rejection",
     "RemoteProtocolError",
     "Role",
+    "SecureStream",
+    "Statistics",
     "Step",
+    "Stream",
+    "StreamError",
+    "StreamHandler",
+    "StreamRefused",
+    "StreamReset",
+    "StreamTimeout",
     "Suite",
     "TrishakeError",
+    "UnknownProtocol",
     "Untrusted",
     "VerdictCode",
     "WrongIdentity",

@@ -10,6 +10,11 @@
     │       ├── Untrusted           .verdict: what our policy said
     │       └── BadHandshake        they broke the protocol, or someone between us did
     ├── ConnectionClosed            .code, .text, .by_peer; also a trio.BrokenResourceError
+    ├── StreamError                 a stream that was not opened, or has not lasted; .peer, .protocol
+    │   ├── UnknownProtocol         nobody there speaks it
+    │   ├── StreamRefused           .text: they did not want it, or not from us
+    │   ├── StreamTimeout           no answer; also a trio.TooSlowError
+    │   └── StreamReset             they threw it away; also a trio.BrokenResourceError
     ├── InvalidAddress              also a ValueError
     └── ProtocolError, InvalidPeerId        the core's (trishake_protocol.errors)
 
@@ -217,6 +222,60 @@ class ConnectionClosed(TrishakeError, trio.BrokenResourceError):
         self.code = code
         self.text = text
         self.by_peer = by_peer
+
+
+class StreamError(TrishakeError):
+    """A stream of an open connection was not opened, or has not lasted. The connection goes on.
+
+    peer: who is at the other end. protocol: what the stream is, or was to be, for.
+    """
+
+    def __init__(self, peer: PeerId, protocol: str, what: str) -> None:
+        super().__init__(peer, protocol, what)
+        self.peer = peer
+        self.protocol = protocol
+        self._what = what
+
+    def __str__(self) -> str:
+        return f"{escape(self.protocol)!r} with {self.peer}: {self._what}"
+
+
+class UnknownProtocol(StreamError):
+    """The other side does not know the protocol of the stream that we opened."""
+
+    def __init__(self, peer: PeerId, protocol: str) -> None:
+        super().__init__(
+            peer,
+            protocol,
+            "it has no handler for that. Check the protocol's spelling, and what its program offers.",
+        )
+
+
+class StreamRefused(StreamError):
+    """The other side knows the protocol, and did not take the stream. text: its words, as they came."""
+
+    def __init__(self, peer: PeerId, protocol: str, text: str = "") -> None:
+        super().__init__(
+            peer, protocol, f"it refused the stream{f': {escape(text)!r}' if text else ''}. Ask who runs it."
+        )
+        self.text = text
+
+
+class StreamTimeout(StreamError, trio.TooSlowError):
+    """The other side did not answer the stream that we opened. seconds: how long we waited."""
+
+    def __init__(self, peer: PeerId, protocol: str, seconds: float) -> None:
+        super().__init__(
+            peer, protocol, f"no answer to the open within {seconds:g} s. It may be overloaded: try again later."
+        )
+        self.seconds = seconds
+
+
+class StreamReset(StreamError, trio.BrokenResourceError):
+    """The other side threw the stream away, both halves of it; what was on its way may be lost."""
+
+    def __init__(self, peer: PeerId, protocol: str) -> None:
+        super().__init__(peer, protocol, "it reset the stream: its handler failed, or had seen enough.")
 
 
 class InvalidAddress(TrishakeError, ValueError):

@@ -1,12 +1,12 @@
-"""Peer: an identity that dials and listens."""
+"""Peer: an identity that dials and listens, and what it does with those it meets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar, overload
 
 import trio
 
@@ -22,31 +22,38 @@ from trishake_protocol import (
     Session,
     VerdictCode,
 )
+from trishake_protocol.limits import MUX
 
 from ._addresses import Address, format_endpoint
 from ._admission import Admission, Busy
 from ._connection import Connection
-from ._errors import DialError, Refused
-from ._greeting import Greeter, greet_as_initiator, greet_as_responder, unix_time
+from ._errors import ConnectionClosed, DialError, Refused, Rejected
+from ._greeting import Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
+from ._handlers import Handler, Handlers, StreamHandler
 from ._limits import Limits
 from ._listener import Listener
 from ._observer import Observer
+from ._registry import Arrivals, Dial, Registry
+from ._statistics import Statistics, Tally
 from ._transports import listen_tcp, open_tcp
-from ._trust import Acceptance, Decision, Introduction, Policy, anyone, reject
+from ._trust import Introduction, Policy, Rejection, anyone, reject
 from ._version import AGENT
-from ._wire import SocketWire
+from ._wire import SocketWire, Wire
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
 
+_Function = TypeVar("_Function", bound=StreamHandler)
+
 
 class Peer:
-    """One identity, its policy, its listeners and its connections. Use it as `async with Peer(...) as peer`.
+    """One identity: its policy, its listeners, its connections. Use it as `async with Peer(...) as peer`.
 
     trust: asked about every peer that has proved who it is, in both directions, before the verdict.
     network: the default is the public network `trishake`. suites: ids enabled, best first.
     agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
-    Leaving the block closes listeners and connections, and tells those on the other side.
+    Leaving the block closes listeners and connections, and tells those on the other side; streams that are open
+    may finish within `Limits.finish`, unless the block is left by an error.
     """
 
     def __init__(
@@ -64,16 +71,16 @@ class Peer:
         self._identity = identity
         self._trust = trust
         self._profile = Profile(
-            network or Network(), None if suites is None else tuple(suites), agent=agent, app=app
+            network or Network(), None if suites is None else tuple(suites), caps=(MUX,), agent=agent, app=app
         )
         self._limits = limits or Limits()
-        self._observer = observer or Observer()
+        self._tally = Tally(observer or Observer())
         self._admission = Admission(self._limits)
-        self._dials: dict[bytes, Greeter] = {}
-        """Those under way, by the ephemeral key in their SYN."""
+        self._handlers = Handlers(self._limits, self._tally)
+        self._registry = Registry(self.id, self._limits, self._close_soon)
         self._listeners: set[Listener] = set()
-        self._connections: set[Connection] = set()
         self._inbound: set[Session] = set()
+        """Those that were dialed to us and that our policy has taken."""
         self._turning_away = 0
         self._block: AbstractAsyncContextManager[trio.Nursery, bool | None] | None = None
         self._nursery: trio.Nursery | None = None
@@ -98,8 +105,7 @@ class Peer:
     ) -> bool | None:
         assert self._block is not None
         assert self._nursery is not None
-        self._nursery.start_soon(self.aclose)
-        self._nursery.cancel_scope.deadline = trio.current_time() + self._limits.close
+        self._nursery.start_soon(self._leave, self._nursery, 0 if error else None)
         self._nursery = None
         if isinstance(error, Exception):
             # The body's own error goes on as it is: the nursery would wrap it in a group.
@@ -107,15 +113,22 @@ class Peer:
             return False
         return await self._block.__aexit__(type_, error, traceback)
 
-    async def aclose(self) -> None:
-        """Close every listener and connection, telling those on the other side. `async with` does it."""
-        for dial in self._dials.values():
-            dial.leave()
+    async def _leave(self, nursery: trio.Nursery, finish: float | None) -> None:
+        await self.aclose(finish=finish)
+        nursery.cancel_scope.cancel()  # handlers that go on without their streams
+
+    async def aclose(self, *, finish: float | None = None) -> None:
+        """Close every listener and connection, telling those on the other side. `async with` does it.
+
+        finish: seconds that streams have which are open; `Limits.finish` by default.
+        """
+        self._registry.leave()
+        self._registry.end_dials()
         async with trio.open_nursery() as nursery:
             for listener in list(self._listeners):
                 nursery.start_soon(self._close_listener, listener)
-            for connection in list(self._connections):
-                nursery.start_soon(connection.aclose, CloseCode.GOING_AWAY)
+            for connection in self._registry:
+                nursery.start_soon(partial(connection.aclose, CloseCode.GOING_AWAY, finish=finish))
 
     async def _close_listener(self, listener: Listener) -> None:
         await listener.aclose()
@@ -126,6 +139,73 @@ class Peer:
             raise LocalProtocolError("a peer dials and listens within its block: async with Peer(...) as peer")
         return self._nursery
 
+    # --- streams that others open -----------------------------------------------------------------------
+
+    @overload
+    def handle(self, protocol: str, handler: StreamHandler, *, trust: Policy | None = None) -> None: ...
+
+    @overload
+    def handle(self, protocol: str, *, trust: Policy | None = None) -> Callable[[_Function], _Function]: ...
+
+    def handle(
+        self, protocol: str, handler: StreamHandler | None = None, *, trust: Policy | None = None
+    ) -> Callable[[_Function], _Function] | None:
+        """Answer streams of this protocol, on every connection, from now on.
+
+        protocol: 1 to 128 bytes of UTF-8, such as `chat/1`. handler: `async (stream) -> None`; the stream is
+        closed when it returns, and reset when it fails. trust: who may open such streams, a policy as for
+        connections; whoever is connected, by default. Raises ValueError if the protocol has a handler already.
+        Without a handler it is a decorator: `@peer.handle("chat/1")`.
+        """
+
+        def add(function: _Function) -> _Function:
+            self._handlers.add(Handler(protocol, function, trust))
+            return function
+
+        if handler is None:
+            return add
+        self._handlers.add(Handler(protocol, handler, trust))
+        return None
+
+    # --- connections ------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that are open, whoever dialed."""
+        return tuple(self._registry)
+
+    def connection(self, peer: PeerId) -> Connection | None:
+        """The open connection with this peer, the newest where there are several; None if there is none."""
+        return self._registry.newest(peer)
+
+    def arrivals(self) -> Arrivals:
+        """Connections as they open, whoever dialed: `async for connection in peer.arrivals()`.
+
+        Those that are open already come first. It ends when the peer leaves its block.
+        """
+        return self._registry.arrivals()
+
+    def statistics(self) -> Statistics:
+        """What has come of every greeting, connection and stream so far, counted by cause."""
+        return self._tally.snapshot()
+
+    def _open(self, session: Session, wire: Wire, meeting: Meeting, nursery: trio.Nursery) -> Connection:
+        has_ended = partial(self._has_ended, session)
+        connection = Connection(session, wire, meeting, self._limits, self._handlers, nursery, has_ended)
+        nursery.start_soon(connection.run)
+        self._registry.add(connection)
+        self._tally.connected(connection)
+        return connection
+
+    def _has_ended(self, session: Session, connection: Connection, closed: ConnectionClosed) -> None:
+        self._inbound.discard(session)
+        self._registry.discard(connection)
+        self._tally.disconnected(connection, closed)
+
+    def _close_soon(self, connection: Connection, code: CloseCode) -> None:
+        if self._nursery is not None:  # else all of them are being closed
+            self._nursery.start_soon(connection.aclose, code)
+
     # --- dialing ----------------------------------------------------------------------------------------
 
     async def dial(self, address: Address | str, *, trust: Policy | None = None) -> Connection:
@@ -134,43 +214,52 @@ class Peer:
         address: an invite, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
         who dialed. Without an id, `tcp://host:port`, the policy decides who will do. trust: the policy for
         this dial, instead of the peer's own.
+        If the other side dials us at the same time, both dials give the one connection that is kept.
         Raises InvalidAddress; NoResponse, Rejected or Refused; LocalProtocolError outside `async with`.
         Cancelled, it leaves nothing open.
         """
-        self._block_entered()
+        nursery = self._block_entered()
         target = Address.parse(address) if isinstance(address, str) else address
         where = format_endpoint(target.host, target.port)
         try:
             stream = await open_tcp(target, self._limits)
         except DialError as error:
             error.address, error.peer = where, target.peer
-            self._observer.failed(Role.INITIATOR, error)
+            self._tally.failed(Role.INITIATOR, error)
             raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
         greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer)
-        ephemeral_key = session.ephemeral_key
-        self._dials[ephemeral_key] = greeter
-        try:
+        with self._registry.dialing(greeter) as dial:
+            greeter.objection = partial(self._object_to_responder, dial)
             if self._nursery is None:  # we left while it connected
                 greeter.leave()
-            meeting = await greet_as_initiator(greeter)
-        finally:
-            del self._dials[ephemeral_key]
-        connection = Connection(session, greeter.wire, meeting, self._limits, self._connections.discard)
+            try:
+                meeting = await greet_as_initiator(greeter)
+            except (Rejected, Refused) as error:
+                if kept := await self._registry.kept_instead(dial, error.reason):
+                    return kept
+                raise
+            connection = self._open(session, greeter.wire, meeting, nursery)
+            dial.ready = True
+        if dial.kept is not None:  # theirs came first, by a hair
+            self._close_soon(connection, CloseCode.REPLACED)
+            return dial.kept
         if greeter.leaving:  # we left in the moment of READY
-            await connection.aclose(CloseCode.GOING_AWAY)
+            await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()
             greeter.add_facts(left)
             raise left
-        self._connections.add(connection)
         return connection
 
-    def _is_own_dial(self, ephemeral_key: bytes) -> bool:
-        dial = self._dials.get(ephemeral_key)
-        if dial is None:
-            return False
-        dial.met_itself = True
-        return True
+    async def _object_to_responder(self, dial: Dial, introduction: Introduction) -> Rejection | None:
+        """What stands against going on to the ACK, now that it is known who has answered."""
+        if MUX not in introduction.greeting.caps:
+            return _WITHOUT_STREAMS
+        met = dial.meanwhile.get(introduction.peer)
+        if met is not None and met.is_open:
+            dial.kept = met
+            return reject(VerdictCode.CROSSING)
+        return None
 
     # --- listening --------------------------------------------------------------------------------------
 
@@ -182,49 +271,53 @@ class Peer:
         """
         nursery = self._block_entered()
         target = Address.parse(address) if isinstance(address, str) else address
-        listener = Listener(await listen_tcp(target), self.id, self._limits.connections)
+        listener = Listener(await listen_tcp(target), self.id)
         if self._nursery is None:  # we left while the name was looked up
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
         self._listeners.add(listener)
-        nursery.start_soon(listener.serve, partial(self._welcome, listener))
+        nursery.start_soon(listener.serve, partial(self._welcome, listener, nursery))
         return listener
 
-    async def _welcome(self, listener: Listener, stream: trio.SocketStream) -> Connection | None:
-        """Admit a dialer, or not, and greet it; None if no connection came of it."""
+    async def _welcome(self, listener: Listener, nursery: trio.Nursery, stream: trio.SocketStream) -> None:
+        """Admit a dialer, or not, and greet it."""
         wire = SocketWire(stream)
-        session = Session.responder(self._identity, self._profile, now=unix_time(), is_own_dial=self._is_own_dial)
-
-        async def decide(introduction: Introduction) -> Decision:
-            decision = await self._trust(introduction)
-            if isinstance(decision, Acceptance):
-                if len(self._inbound) >= self._limits.connections:
-                    return reject(VerdictCode.CAPACITY, retry_after=_RETRY_WHEN_FULL)
-                self._inbound.add(session)
-            return decision
-
-        def forget(connection: Connection) -> None:
-            self._inbound.discard(session)
-            self._connections.discard(connection)
-
-        greeter = self._greeter(session, wire, decide, wire.address)
+        session = Session.responder(
+            self._identity, self._profile, now=unix_time(), is_own_dial=self._registry.is_own_dial
+        )
+        greeter = self._greeter(session, wire, self._trust, wire.address)
         try:
             slot = self._admission.admit(wire.host, greeter.started)
         except Busy as busy:
             await self._turn_away(greeter, busy.retry_after)
-            return None
+            return
         listener.greetings.add(greeter)
         try:
-            with slot:
-                meeting = await greet_as_responder(greeter, slot.release)
+            async with AsyncExitStack() as turn:
+                greeter.objection = partial(self._object_to_initiator, session, turn)
+                with slot:
+                    meeting = await greet_as_responder(greeter, slot.release)
+                connection = self._open(session, wire, meeting, nursery)
+            if greeter.leaving:  # we left in the moment of READY
+                await connection.aclose(CloseCode.GOING_AWAY, finish=0)
         except DialError:
-            self._inbound.discard(session)
-            return None  # the observer has been told
+            self._inbound.discard(session)  # the observer has been told
         finally:
             listener.greetings.discard(greeter)
-        connection = Connection(session, wire, meeting, self._limits, forget)
-        self._connections.add(connection)
-        return connection
+
+    async def _object_to_initiator(
+        self, session: Session, turn: AsyncExitStack, introduction: Introduction
+    ) -> Rejection | None:
+        """What stands against READY for one who dialed us: other connections with it, or no room."""
+        if MUX not in introduction.greeting.caps:
+            return _WITHOUT_STREAMS
+        await turn.enter_async_context(self._registry.turn(introduction.peer))
+        if objection := await self._registry.objection(introduction.peer):
+            return objection
+        if len(self._inbound) >= self._limits.connections:
+            return reject(VerdictCode.CAPACITY, retry_after=_RETRY_WHEN_FULL)
+        self._inbound.add(session)
+        return None
 
     async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:
         """BUSY, before anything is read; under more load still, just close (section 7, step 1)."""
@@ -238,20 +331,18 @@ class Peer:
             self._turning_away -= 1
 
     def _greeter(
-        self,
-        session: Session,
-        wire: SocketWire,
-        trust: Policy,
-        address: str | None,
-        dialed: PeerId | None = None,
+        self, session: Session, wire: Wire, trust: Policy, address: str | None, dialed: PeerId | None = None
     ) -> Greeter:
         return Greeter(
             session,
             wire,
             trust=trust,
             limits=self._limits,
-            observer=self._observer,
+            observer=self._tally,
             address=address,
             started=trio.current_time(),
             dialed=dialed,
         )
+
+
+_WITHOUT_STREAMS: Final = reject(text="this peer speaks in streams (mux/1), and the other side does not")

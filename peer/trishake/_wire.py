@@ -47,6 +47,16 @@ class Wire:
         return bool(self._unsent)
 
     @property
+    def backlog(self) -> int:
+        """Bytes that are queued."""
+        return len(self._unsent)
+
+    @property
+    def writing(self) -> bool:
+        """Whether somebody is writing."""
+        return self._lock.locked()
+
+    @property
     def pending(self) -> bool:
         """Whether something is queued that nobody is writing: who writes, writes all of it."""
         return bool(self._unsent) and not self._lock.locked()
