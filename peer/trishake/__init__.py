@@ -1,7 +1,8 @@
 """Trishake: peers that know each other before the first message, on Trio.
 
-General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _transports.py)
-and has listeners (_listener.py, _admission.py). Both greet (_greeting.py): they drive a Session of
+General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py) and
+has listeners (_listener.py, _admission.py), over any `Transport` (_transport.py): _tcp.py, _unix.py, _tls.py,
+_websocket.py, _memory.py. Both greet (_greeting.py): they drive a Session of
 `trishake_protocol` over a stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy
 (_trust.py) who is welcome. What comes of it is a `Connection` (_connection.py), a Trio stream, or an error
 (_errors.py) that names the outcome. `initiate` and `respond` do the same over any stream. Whoever wants to
@@ -43,16 +44,23 @@ from ._errors import (
 )
 from ._limits import Limits
 from ._listener import Listener
+from ._memory import Memory
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
+from ._tcp import Tcp
+from ._tls import Tls
+from ._transport import Bound, Place, Transport
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, accept, anyone, only, reject
+from ._unix import Unix
 from ._version import VERSION as __version__
+from ._websocket import WebSocket
 
 __all__ = [
     "Acceptance",
     "Address",
     "AlertCode",
     "BadHandshake",
+    "Bound",
     "Cause",
     "CloseCode",
     "Connection",
@@ -67,12 +75,14 @@ __all__ = [
     "Limits",
     "Listener",
     "LocalProtocolError",
+    "Memory",
     "Network",
     "NoResponse",
     "Observer",
     "Peer",
     "PeerId",
     "Phase",
+    "Place",
     "Policy",
     "Progress",
     "ProtocolError",
@@ -83,9 +93,14 @@ __all__ = [
     "Role",
     "Step",
     "Suite",
+    "Tcp",
+    "Tls",
+    "Transport",
     "TrishakeError",
+    "Unix",
     "Untrusted",
     "VerdictCode",
+    "WebSocket",
     "WrongIdentity",
     "__version__",
     "accept",

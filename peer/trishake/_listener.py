@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import socket as stdlib_socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final, Self
 
 import trio
@@ -15,6 +16,7 @@ from trishake_protocol import CloseCode, PeerId
 from ._addresses import Address
 from ._connection import Connection
 from ._greeting import Greeter
+from ._transport import Bound
 
 _log = logging.getLogger("trishake")
 
@@ -29,17 +31,17 @@ class Listener(trio.abc.Listener[Connection]):
     `async for connection in listener`, or `await trio.serve_listeners(handler, [listener])`.
     """
 
-    def __init__(self, sockets: list[trio.SocketListener], id_: PeerId, capacity: int) -> None:
-        self._sockets = sockets
+    def __init__(self, bounds: Sequence[Bound], id_: PeerId, capacity: int) -> None:
+        self._bounds = bounds
         self._arrived, self._arrivals = trio.open_memory_channel[Connection](capacity)
         self._scope = trio.CancelScope()
         self._closed = False
         self.greetings: Final[set[Greeter]] = set()
         """Those under way; kept by the peer."""
-        self.addresses: Final = tuple(_bound_address(listener) for listener in sockets)
-        """Where it is bound: one address for each socket, the port as the system gave it."""
+        self.addresses: Final = tuple(bound.address for bound in bounds)
+        """Where it is bound: one address for each place, the port as the system gave it."""
         self.invites: Final = tuple(str(_reachable(address).with_peer(id_)) for address in self.addresses)
-        """What a dialer needs, one text for each socket."""
+        """What a dialer needs, one text for each place."""
 
     @property
     def invite(self) -> str:
@@ -72,8 +74,9 @@ class Listener(trio.abc.Listener[Connection]):
             self._closed = True
             self._scope.cancel()
             self._arrived.close()
-            for listener in self._sockets:
-                listener.socket.close()  # no checkpoint: a cancelled aclose must close them all
+            with trio.CancelScope(shield=True):  # a cancelled aclose must close them all; none of them waits
+                for bound in self._bounds:
+                    await trio.aclose_forcefully(bound.listener)
             for greeter in self.greetings:
                 greeter.leave()
             async with trio.open_nursery() as nursery:
@@ -90,18 +93,18 @@ class Listener(trio.abc.Listener[Connection]):
             except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
                 return unclaimed
 
-    async def serve(self, greet: Callable[[trio.SocketStream], Awaitable[Connection | None]]) -> None:
+    async def serve(self, greet: Callable[[trio.abc.Stream], Awaitable[Connection | None]]) -> None:
         """Accept and greet until closed. Run by the peer; greet: one greeting, None if it opened nothing."""
         async with trio.open_nursery() as nursery:
             with self._scope:
                 async with trio.open_nursery() as accepting:
-                    for listener in self._sockets:
-                        accepting.start_soon(self._accept_from, listener, greet, nursery)
+                    for bound in self._bounds:
+                        accepting.start_soon(self._accept_from, bound.listener, greet, nursery)
 
     async def _accept_from(
         self,
-        listener: trio.SocketListener,
-        greet: Callable[[trio.SocketStream], Awaitable[Connection | None]],
+        listener: trio.abc.Listener[trio.abc.Stream],
+        greet: Callable[[trio.abc.Stream], Awaitable[Connection | None]],
         greetings: trio.Nursery,
     ) -> None:
         while True:
@@ -118,7 +121,7 @@ class Listener(trio.abc.Listener[Connection]):
                 greetings.start_soon(self._greet_one, stream, greet)
 
     async def _greet_one(
-        self, stream: trio.SocketStream, greet: Callable[[trio.SocketStream], Awaitable[Connection | None]]
+        self, stream: trio.abc.Stream, greet: Callable[[trio.abc.Stream], Awaitable[Connection | None]]
     ) -> None:
         if self._closed:  # it came as we left
             await trio.aclose_forcefully(stream)
@@ -132,13 +135,8 @@ class Listener(trio.abc.Listener[Connection]):
             await connection.aclose(CloseCode.GOING_AWAY)
 
 
-def _bound_address(listener: trio.SocketListener) -> Address:
-    host, port, *_ = listener.socket.getsockname()
-    return Address(host, port)
-
-
 def _reachable(address: Address) -> Address:
     """The address as another machine can dial it: a wildcard becomes this machine's name."""
     if address.host in ("0.0.0.0", "::"):
-        return Address(stdlib_socket.gethostname(), address.port)
+        return replace(address, host=stdlib_socket.gethostname())
     return address

@@ -23,18 +23,23 @@ from trishake_protocol import (
     VerdictCode,
 )
 
-from ._addresses import Address, format_endpoint
+from ._addresses import Address
 from ._admission import Admission, Busy
 from ._connection import Connection
-from ._errors import DialError, Refused
+from ._errors import DialError, InvalidAddress, Refused
 from ._greeting import Greeter, greet_as_initiator, greet_as_responder, unix_time
 from ._limits import Limits
 from ._listener import Listener
+from ._memory import Memory
 from ._observer import Observer
-from ._transports import listen_tcp, open_tcp
+from ._tcp import Tcp
+from ._tls import Tls
+from ._transport import Transport, open_stream
 from ._trust import Acceptance, Decision, Introduction, Policy, anyone, reject
+from ._unix import Unix
 from ._version import AGENT
-from ._wire import SocketWire
+from ._websocket import WebSocket
+from ._wire import Wire
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
@@ -46,6 +51,8 @@ class Peer:
     trust: asked about every peer that has proved who it is, in both directions, before the verdict.
     network: the default is the public network `trishake`. suites: ids enabled, best first.
     agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
+    transports: for schemes of one's own, or in the place of those that are there: `Tcp`, `Unix`, `Tls`,
+    `WebSocket` and `Memory`.
     Leaving the block closes listeners and connections, and tells those on the other side.
     """
 
@@ -60,6 +67,7 @@ class Peer:
         app: bytes | None = None,
         limits: Limits | None = None,
         observer: Observer | None = None,
+        transports: Sequence[Transport] = (),
     ) -> None:
         self._identity = identity
         self._trust = trust
@@ -68,6 +76,8 @@ class Peer:
         )
         self._limits = limits or Limits()
         self._observer = observer or Observer()
+        every_transport = (Tcp(), Unix(), Tls(), WebSocket(), Memory(), *transports)
+        self._transports = {scheme: transport for transport in every_transport for scheme in transport.schemes}
         self._admission = Admission(self._limits)
         self._dials: dict[bytes, Greeter] = {}
         """Those under way, by the ephemeral key in their SYN."""
@@ -126,28 +136,36 @@ class Peer:
             raise LocalProtocolError("a peer dials and listens within its block: async with Peer(...) as peer")
         return self._nursery
 
+    def _transport(self, address: Address) -> Transport:
+        try:
+            return self._transports[address.scheme]
+        except KeyError:
+            known = ", ".join(f"{scheme}://" for scheme in self._transports)
+            raise InvalidAddress(f"'{address}': no transport for {address.scheme}://; there are {known}") from None
+
     # --- dialing ----------------------------------------------------------------------------------------
 
     async def dial(self, address: Address | str, *, trust: Policy | None = None) -> Connection:
         """Connect, greet, and return once the other side has accepted us (READY).
 
         address: an invite, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
-        who dialed. Without an id, `tcp://host:port`, the policy decides who will do. trust: the policy for
-        this dial, instead of the peer's own.
+        who dialed. Without an id, `tcp://host:port`, the policy decides who will do. Other schemes: `Address`.
+        trust: the policy for this dial, instead of the peer's own.
         Raises InvalidAddress; NoResponse, Rejected or Refused; LocalProtocolError outside `async with`.
         Cancelled, it leaves nothing open.
         """
-        self._block_entered()
+        nursery = self._block_entered()
         target = Address.parse(address) if isinstance(address, str) else address
-        where = format_endpoint(target.host, target.port)
+        where = target.endpoint
+        transport = self._transport(target)
         try:
-            stream = await open_tcp(target, self._limits)
+            stream = await open_stream(target, transport, self._limits, nursery)
         except DialError as error:
             error.address, error.peer = where, target.peer
             self._observer.failed(Role.INITIATOR, error)
             raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
-        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer)
+        greeter = self._greeter(session, Wire.over(stream), trust or self._trust, where, target.peer)
         ephemeral_key = session.ephemeral_key
         self._dials[ephemeral_key] = greeter
         try:
@@ -177,12 +195,14 @@ class Peer:
     async def listen(self, address: Address | str) -> Listener:
         """Be there to be dialed, from now until the listener or the peer is closed.
 
-        address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all.
+        address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all. See `Address`
+        for the other schemes.
         Raises InvalidAddress; OSError if it cannot be bound; LocalProtocolError outside `async with`.
         """
         nursery = self._block_entered()
         target = Address.parse(address) if isinstance(address, str) else address
-        listener = Listener(await listen_tcp(target), self.id, self._limits.connections)
+        bounds = await self._transport(target).listen(target, nursery)
+        listener = Listener(bounds, self.id, self._limits.connections)
         if self._nursery is None:  # we left while the name was looked up
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
@@ -190,9 +210,9 @@ class Peer:
         nursery.start_soon(listener.serve, partial(self._welcome, listener))
         return listener
 
-    async def _welcome(self, listener: Listener, stream: trio.SocketStream) -> Connection | None:
+    async def _welcome(self, listener: Listener, stream: trio.abc.Stream) -> Connection | None:
         """Admit a dialer, or not, and greet it; None if no connection came of it."""
-        wire = SocketWire(stream)
+        wire = Wire.over(stream)
         session = Session.responder(self._identity, self._profile, now=unix_time(), is_own_dial=self._is_own_dial)
 
         async def decide(introduction: Introduction) -> Decision:
@@ -240,7 +260,7 @@ class Peer:
     def _greeter(
         self,
         session: Session,
-        wire: SocketWire,
+        wire: Wire,
         trust: Policy,
         address: str | None,
         dialed: PeerId | None = None,
