@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final, NoReturn, cast
 
 import trio
@@ -123,7 +124,7 @@ async def _check_alone(bench: _Bench) -> None:
     try:
         others = await bench.transport.listen(bench.address, bench.nursery)
     except OSError:
-        others = []
+        others = ()
     for bound in others:
         await trio.aclose_forcefully(bound.listener)
     _check(not others, f"two listeners share {bench.address}; the second one must get an OSError")
@@ -166,7 +167,7 @@ async def _check_both_directions(bench: _Bench) -> None:
 async def _check_writes_of_any_size(bench: _Bench) -> None:
     """Writes and reads may be of any size"""
     here, there = await bench.pair()
-    pieces = [b"a", b"", b"bc", bytearray(b"def"), memoryview(b"ghij"), os.urandom(_MEGABYTE + 1), b"z"]
+    pieces: list[bytes | bytearray | memoryview] = [b"a", b"", b"bc", bytearray(b"def"), memoryview(b"ghij"), os.urandom(_MEGABYTE + 1), b"z"]
     with _within_time("tiny and big writes"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_expect, there, b"".join(pieces), "tiny and big writes")
@@ -291,7 +292,7 @@ async def _check_close_wakes_its_own_side(bench: _Bench) -> None:
                 await _settle()
                 await end.aclose()
         await _expect_closed(end.receive_some, "receive_some after aclose")
-        await _expect_closed(lambda end=end: end.send_all(b"x"), "send_all after aclose")
+        await _expect_closed(partial(end.send_all, b"x"), "send_all after aclose")
         await _expect_closed(end.wait_send_all_might_not_block, "wait_send_all_might_not_block after aclose")
         with _within_time("a second aclose"):
             await end.aclose()
@@ -335,7 +336,7 @@ async def _check_cancelled_receive(bench: _Bench) -> None:
                 with trio.CancelScope() as scope:
                     nursery.start_soon(_cancel, scope)
                     received += await there.receive_some(4096)
-    _check(received == expected, "a cancelled receive_some has lost or changed bytes")
+    _check(bytes(received) == expected, "a cancelled receive_some has lost or changed bytes")
 
 
 async def _check_cancelled_accept(bench: _Bench) -> None:
@@ -435,7 +436,7 @@ async def _expect(stream: trio.abc.ReceiveStream, expected: bytes, what: str) ->
         data = await stream.receive_some(len(expected) - len(received))
         _check(len(data) > 0, f"{what}: the stream ended after {len(received)} of {len(expected)} bytes")
         received += data
-    _check(received == expected, f"{what}: {len(expected)} bytes arrived, and not the same")
+    _check(bytes(received) == expected, f"{what}: {len(expected)} bytes arrived, and not the same")
 
 
 async def _expect_end(stream: trio.abc.ReceiveStream) -> None:
