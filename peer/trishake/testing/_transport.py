@@ -29,6 +29,9 @@ _UNBOUNDED: Final = 64 * _MEGABYTE
 _AT_ONCE: Final = 10
 """Connections."""
 
+_CANCELS: Final = 400
+"""Of a reader, while some hundred times as many bytes come."""
+
 _STEPS: Final = 40
 """Of the scheduler, at each of which a connect is cancelled once."""
 
@@ -167,7 +170,8 @@ async def _check_both_directions(bench: _Bench) -> None:
 async def _check_writes_of_any_size(bench: _Bench) -> None:
     """Writes and reads may be of any size"""
     here, there = await bench.pair()
-    pieces: list[bytes | bytearray | memoryview] = [b"a", b"", b"bc", bytearray(b"def"), memoryview(b"ghij"), os.urandom(_MEGABYTE + 1), b"z"]
+    odd = os.urandom(_MEGABYTE + 1)
+    pieces: list[bytes | bytearray | memoryview] = [b"a", b"", bytearray(b"bc"), memoryview(b"def"), odd, b"z"]
     with _within_time("tiny and big writes"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_expect, there, b"".join(pieces), "tiny and big writes")
@@ -332,10 +336,12 @@ async def _check_cancelled_receive(bench: _Bench) -> None:
     with _within_time("all to arrive at a reader who is cancelled again and again"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trickle)
-            while len(received) < len(expected):
+            for step in range(_CANCELS):
                 with trio.CancelScope() as scope:
-                    nursery.start_soon(_cancel, scope)
-                    received += await there.receive_some(4096)
+                    nursery.start_soon(_cancel, scope, step % 4)
+                    received += await there.receive_some(1000)
+            while len(received) < len(expected):
+                received += await there.receive_some()
     _check(bytes(received) == expected, "a cancelled receive_some has lost or changed bytes")
 
 
@@ -452,7 +458,7 @@ async def _expect_closed(call: Callable[[], Awaitable[object]], what: str) -> No
     raise AssertionError(f"{what} must raise ClosedResourceError, and did not")
 
 
-async def _cancel(scope: trio.CancelScope, after_steps: int = 1) -> None:
+async def _cancel(scope: trio.CancelScope, after_steps: int) -> None:
     for _ in range(after_steps):
         await trio.lowlevel.checkpoint()
     scope.cancel()
