@@ -1,11 +1,13 @@
 """Trishake: peers that know each other before the first message, on Trio.
 
-General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _transports.py)
-and has listeners (_listener.py, _admission.py). Both greet (_greeting.py): they drive a Session of
-`trishake_protocol` over a stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy
-(_trust.py) who is welcome. What comes of it is a `Connection` (_connection.py), a Trio stream, or an error
-(_errors.py) that names the outcome. `initiate` and `respond` do the same over any stream. Whoever wants to
-watch gives an `Observer` (_observer.py).
+General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _dialing.py, _keep.py)
+and has listeners (_listener.py, _admission.py), over any `Transport` (_transport.py, _tcp.py, _unix.py, _tls.py,
+_websocket.py, _memory.py). Both greet (_greeting.py): they drive a Session of `trishake_protocol` over a stream
+(_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy (_trust.py) who is welcome. What comes
+of it is an error (_errors.py) that names the outcome, or a `Connection` (_connection.py, _writer.py), known by
+identity (_registry.py), with many a `Stream` (_stream.py), which a handler answers (_handlers.py) and which can
+carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a `SecureStream`
+(_secure_stream.py). What happens is told to an `Observer` (_observer.py) and counted (_statistics.py).
 """
 
 from trishake_protocol import (
@@ -47,16 +49,23 @@ from ._errors import (
     WrongIdentity,
 )
 from ._handlers import StreamHandler
+from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
+from ._memory import Memory
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
 from ._registry import Arrivals
 from ._secure_stream import SecureStream, initiate, respond
 from ._statistics import Statistics
 from ._stream import Stream
+from ._tcp import Tcp
+from ._tls import Tls
+from ._transport import Bound, Place, Transport
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, accept, anyone, only, reject
+from ._unix import Unix
 from ._version import VERSION as __version__
+from ._websocket import WebSocket
 
 __all__ = [
     "Acceptance",
@@ -64,6 +73,7 @@ __all__ = [
     "AlertCode",
     "Arrivals",
     "BadHandshake",
+    "Bound",
     "Cause",
     "CloseCode",
     "Connection",
@@ -75,15 +85,18 @@ __all__ = [
     "Introduction",
     "InvalidAddress",
     "InvalidPeerId",
+    "Keeper",
     "Limits",
     "Listener",
     "LocalProtocolError",
+    "Memory",
     "Network",
     "NoResponse",
     "Observer",
     "Peer",
     "PeerId",
     "Phase",
+    "Place",
     "Policy",
     "Progress",
     "ProtocolError",
@@ -102,10 +115,15 @@ __all__ = [
     "StreamReset",
     "StreamTimeout",
     "Suite",
+    "Tcp",
+    "Tls",
+    "Transport",
     "TrishakeError",
+    "Unix",
     "UnknownProtocol",
     "Untrusted",
     "VerdictCode",
+    "WebSocket",
     "WrongIdentity",
     "__version__",
     "accept",

@@ -81,6 +81,8 @@ class DialError(TrishakeError):
     address: str | None = None
     peer: PeerId | None = None
     session_id: bytes | None = None
+    attempts: tuple[DialError, ...] = ()
+    """What the other addresses said, where several were dialed; in their order, this one left out."""
 
     def _at(self) -> str:
         return f" [{self.address}]" if self.address else ""

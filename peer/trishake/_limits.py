@@ -59,6 +59,10 @@ class Limits:
     keepalive_answer: float = 20
     """Silence before a ping, and the answer to it; then the other side is taken for dead."""
 
+    redial_first: float = 0.5
+    redial_longest: float = 60
+    """The pause before a kept peer is dialed again: doubled with every failure, and less up to half of it."""
+
     open_stream: float = 10
     """The answer to a stream that we open."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import socket as stdlib_socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -14,6 +15,7 @@ from trishake_protocol import PeerId
 
 from ._addresses import Address
 from ._greeting import Greeter
+from ._transport import Bound
 
 _log = logging.getLogger("trishake")
 
@@ -25,16 +27,16 @@ _PAUSE_WHEN_OUT_OF_RESOURCES: Final = 0.1
 class Listener(trio.abc.AsyncResource):
     """Where others dial us. Made by `Peer.listen`; who gets in is among `Peer.arrivals`."""
 
-    def __init__(self, sockets: list[trio.SocketListener], id_: PeerId) -> None:
-        self._sockets = sockets
+    def __init__(self, bounds: Sequence[Bound], id_: PeerId) -> None:
+        self._bounds = bounds
         self._scope = trio.CancelScope()
         self._closed = False
         self.greetings: Final[set[Greeter]] = set()
         """Those under way; kept by the peer."""
-        self.addresses: Final = tuple(_bound_address(listener) for listener in sockets)
-        """Where it is bound: one address for each socket, the port as the system gave it."""
+        self.addresses: Final = tuple(bound.address for bound in bounds)
+        """Where it is bound: one address for each place, the port as the system gave it."""
         self.invites: Final = tuple(str(_reachable(address).with_peer(id_)) for address in self.addresses)
-        """What a dialer needs, one text for each socket."""
+        """What a dialer needs, one text for each place."""
 
     @property
     def invite(self) -> str:
@@ -49,24 +51,25 @@ class Listener(trio.abc.AsyncResource):
         if not self._closed:
             self._closed = True
             self._scope.cancel()
-            for listener in self._sockets:
-                listener.socket.close()  # no checkpoint: a cancelled aclose must close them all
+            with trio.CancelScope(shield=True):  # a cancelled aclose must close them all; none of them waits
+                for bound in self._bounds:
+                    await trio.aclose_forcefully(bound.listener)
             for greeter in self.greetings:
                 greeter.leave()
         await trio.lowlevel.checkpoint()
 
-    async def serve(self, greet: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+    async def serve(self, greet: Callable[[trio.abc.Stream], Awaitable[None]]) -> None:
         """Accept and greet until closed. Run by the peer; greet: one greeting, whatever comes of it."""
         async with trio.open_nursery() as nursery:
             with self._scope:
                 async with trio.open_nursery() as accepting:
-                    for listener in self._sockets:
-                        accepting.start_soon(self._accept_from, listener, greet, nursery)
+                    for bound in self._bounds:
+                        accepting.start_soon(self._accept_from, bound.listener, greet, nursery)
 
     async def _accept_from(
         self,
-        listener: trio.SocketListener,
-        greet: Callable[[trio.SocketStream], Awaitable[None]],
+        listener: trio.abc.Listener[trio.abc.Stream],
+        greet: Callable[[trio.abc.Stream], Awaitable[None]],
         greetings: trio.Nursery,
     ) -> None:
         while True:
@@ -82,22 +85,15 @@ class Listener(trio.abc.AsyncResource):
             else:
                 greetings.start_soon(self._greet, stream, greet)
 
-    async def _greet(
-        self, stream: trio.SocketStream, greet: Callable[[trio.SocketStream], Awaitable[None]]
-    ) -> None:
+    async def _greet(self, stream: trio.abc.Stream, greet: Callable[[trio.abc.Stream], Awaitable[None]]) -> None:
         if self._closed:  # it came as we left
             await trio.aclose_forcefully(stream)
         else:
             await greet(stream)
 
 
-def _bound_address(listener: trio.SocketListener) -> Address:
-    host, port, *_ = listener.socket.getsockname()
-    return Address(host, port)
-
-
 def _reachable(address: Address) -> Address:
     """The address as another machine can dial it: a wildcard becomes this machine's name."""
     if address.host in ("0.0.0.0", "::"):
-        return Address(stdlib_socket.gethostname(), address.port)
+        return replace(address, host=stdlib_socket.gethostname())
     return address

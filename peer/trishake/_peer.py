@@ -24,20 +24,27 @@ from trishake_protocol import (
 )
 from trishake_protocol.limits import MUX
 
-from ._addresses import Address, format_endpoint
+from ._addresses import Address
 from ._admission import Admission, Busy
 from ._connection import Connection
-from ._errors import ConnectionClosed, DialError, Refused, Rejected
+from ._dialing import AddressBook, first_to_accept
+from ._errors import ConnectionClosed, DialError, InvalidAddress, Refused, Rejected
 from ._greeting import Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
 from ._handlers import Handler, Handlers, StreamHandler
+from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
+from ._memory import Memory
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
 from ._statistics import Statistics, Tally
-from ._transports import listen_tcp, open_tcp
+from ._tcp import Tcp
+from ._tls import Tls
+from ._transport import Transport, open_stream
 from ._trust import Introduction, Policy, Rejection, anyone, reject
+from ._unix import Unix
 from ._version import AGENT
+from ._websocket import WebSocket
 from ._wire import SocketWire, Wire
 
 _RETRY_WHEN_FULL: Final = 30
@@ -52,6 +59,8 @@ class Peer:
     trust: asked about every peer that has proved who it is, in both directions, before the verdict.
     network: the default is the public network `trishake`. suites: ids enabled, best first.
     agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
+    transports: for schemes of one's own, or in the place of those that are there: `Tcp`, `Unix`, `Tls`,
+    `WebSocket` and `Memory`.
     Leaving the block closes listeners and connections, and tells those on the other side; streams that are open
     may finish within `Limits.finish`, unless the block is left by an error.
     """
@@ -67,6 +76,7 @@ class Peer:
         app: bytes | None = None,
         limits: Limits | None = None,
         observer: Observer | None = None,
+        transports: Sequence[Transport] = (),
     ) -> None:
         self._identity = identity
         self._trust = trust
@@ -75,10 +85,14 @@ class Peer:
         )
         self._limits = limits or Limits()
         self._tally = Tally(observer or Observer())
+        every_transport = (Tcp(), Unix(), Tls(), WebSocket(), Memory(), *transports)
+        self._transports = {scheme: transport for transport in every_transport for scheme in transport.schemes}
+        self._addresses = AddressBook()
         self._admission = Admission(self._limits)
         self._handlers = Handlers(self._limits, self._tally)
         self._registry = Registry(self.id, self._limits, self._close_soon)
         self._listeners: set[Listener] = set()
+        self._keepers: set[Keeper] = set()
         self._inbound: set[Session] = set()
         """Those that were dialed to us and that our policy has taken."""
         self._turning_away = 0
@@ -105,6 +119,8 @@ class Peer:
     ) -> bool | None:
         assert self._block is not None
         assert self._nursery is not None
+        for keeper in self._keepers:
+            keeper.stop()
         self._nursery.start_soon(self._leave, self._nursery, 0 if error else None)
         self._nursery = None
         if isinstance(error, Exception):
@@ -122,6 +138,8 @@ class Peer:
 
         finish: seconds that streams have which are open; `Limits.finish` by default.
         """
+        for keeper in self._keepers:
+            keeper.stop()
         self._registry.leave()
         self._registry.end_dials()
         async with trio.open_nursery() as nursery:
@@ -208,27 +226,79 @@ class Peer:
 
     # --- dialing ----------------------------------------------------------------------------------------
 
-    async def dial(self, address: Address | str, *, trust: Policy | None = None) -> Connection:
+    async def dial(
+        self, target: PeerId | Address | str, *more: Address | str, trust: Policy | None = None
+    ) -> Connection:
         """Connect, greet, and return once the other side has accepted us (READY).
 
-        address: an invite, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
-        who dialed. Without an id, `tcp://host:port`, the policy decides who will do. trust: the policy for
-        this dial, instead of the peer's own.
+        target, more: invites, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
+        who dialed. Without an id, `tcp://host:port`, the policy decides who will do. Other schemes: `Address`.
+        Several are tried each a little after the one before, and the first that accepts is taken. A PeerId, or
+        its text, is dialed at the addresses that are known of it: see `learn`.
+        trust: the policy for this dial, instead of the peer's own.
         If the other side dials us at the same time, both dials give the one connection that is kept.
-        Raises InvalidAddress; NoResponse, Rejected or Refused; LocalProtocolError outside `async with`.
-        Cancelled, it leaves nothing open.
+        Raises InvalidAddress; NoResponse, Rejected or Refused, of several the one that says most, the others in
+        its `attempts`; LocalProtocolError outside `async with`. Cancelled, it leaves nothing open.
         """
-        nursery = self._block_entered()
-        target = Address.parse(address) if isinstance(address, str) else address
-        where = format_endpoint(target.host, target.port)
+        addresses = self._addresses_of(target, more)
+        if len(addresses) == 1:
+            return await self._dial(addresses[0], trust)
+        return await first_to_accept(addresses, partial(self._dial, trust=trust))
+
+    def keep(self, target: PeerId | Address | str, *more: Address | str, trust: Policy | None = None) -> Keeper:
+        """Hold a connection to a peer from now on: dial, and dial again when it has ended.
+
+        target, more, trust: as for `dial`. Each address has a pause of its own between two tries, which grows
+        from `Limits.redial_first` to `Limits.redial_longest`. It gives up where trying again is no use: see
+        `Keeper`. Raises InvalidAddress; LocalProtocolError outside `async with`.
+        """
+        keeper = Keeper(
+            self._addresses_of(target, more), partial(self._dial, trust=trust), self._registry, self._limits
+        )
+        self._keepers.add(keeper)
+        self._block_entered().start_soon(self._run_keeper, keeper)
+        return keeper
+
+    async def _run_keeper(self, keeper: Keeper) -> None:
         try:
-            stream = await open_tcp(target, self._limits)
+            await keeper.run()
+        finally:
+            self._keepers.discard(keeper)
+
+    def learn(self, invite: Address | str) -> None:
+        """Know where a peer is, so that its id is enough to dial it; an accepted dial teaches the same.
+
+        Raises InvalidAddress, also for an address that names no peer.
+        """
+        self._addresses.learn(_address(invite))
+
+    def _addresses_of(self, target: PeerId | Address | str, more: Sequence[Address | str]) -> list[Address]:
+        if isinstance(target, str) and "://" not in target:
+            target = PeerId.parse(target)
+        known = self._addresses.of(target) if isinstance(target, PeerId) else [_address(target)]
+        addresses = [*known, *map(_address, more)]
+        for address in addresses:
+            self._transport(address)
+        return addresses
+
+    def _transport(self, address: Address) -> Transport:
+        try:
+            return self._transports[address.scheme]
+        except KeyError:
+            known = ", ".join(f"{scheme}://" for scheme in self._transports)
+            raise InvalidAddress(f"'{address}': no transport for {address.scheme}://; there are {known}") from None
+
+    async def _dial(self, address: Address, trust: Policy | None = None) -> Connection:
+        """One address: connect, greet, and have the connection."""
+        nursery = self._block_entered()
+        try:
+            stream = await open_stream(address, self._transport(address), self._limits, nursery)
         except DialError as error:
-            error.address, error.peer = where, target.peer
+            error.address, error.peer = address.endpoint, address.peer
             self._tally.failed(Role.INITIATOR, error)
             raise
-        session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
-        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer)
+        session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=address.peer)
+        greeter = self._greeter(session, Wire.over(stream), trust or self._trust, address.endpoint, address.peer)
         with self._registry.dialing(greeter) as dial:
             greeter.objection = partial(self._object_to_responder, dial)
             if self._nursery is None:  # we left while it connected
@@ -241,6 +311,7 @@ class Peer:
                 raise
             connection = self._open(session, greeter.wire, meeting, nursery)
             dial.ready = True
+        self._addresses.learn(address.with_peer(connection.peer))
         if dial.kept is not None:  # theirs came first, by a hair
             self._close_soon(connection, CloseCode.REPLACED)
             return dial.kept
@@ -266,12 +337,13 @@ class Peer:
     async def listen(self, address: Address | str) -> Listener:
         """Be there to be dialed, from now until the listener or the peer is closed.
 
-        address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all.
+        address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all. Other
+        schemes: `Address`.
         Raises InvalidAddress; OSError if it cannot be bound; LocalProtocolError outside `async with`.
         """
         nursery = self._block_entered()
-        target = Address.parse(address) if isinstance(address, str) else address
-        listener = Listener(await listen_tcp(target), self.id)
+        target = _address(address)
+        listener = Listener(await self._transport(target).listen(target, nursery), self.id)
         if self._nursery is None:  # we left while the name was looked up
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
@@ -279,9 +351,9 @@ class Peer:
         nursery.start_soon(listener.serve, partial(self._welcome, listener, nursery))
         return listener
 
-    async def _welcome(self, listener: Listener, nursery: trio.Nursery, stream: trio.SocketStream) -> None:
+    async def _welcome(self, listener: Listener, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
         """Admit a dialer, or not, and greet it."""
-        wire = SocketWire(stream)
+        wire = Wire.over(stream)
         session = Session.responder(
             self._identity, self._profile, now=unix_time(), is_own_dial=self._registry.is_own_dial
         )
@@ -320,9 +392,12 @@ class Peer:
         return None
 
     async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:
-        """BUSY, before anything is read; under more load still, just close (section 7, step 1)."""
+        """BUSY, before anything is read; under more load still, just close (section 7, step 1).
+
+        So too where the word would cost a handshake of the transport's own (TLS, WebSocket).
+        """
         greeter.add_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
-        if self._turning_away < self._limits.handshakes:
+        if self._turning_away < self._limits.handshakes and isinstance(greeter.wire, SocketWire):
             greeter.session.refuse(AlertCode.BUSY, retry_after=retry_after)
         self._turning_away += 1
         try:
@@ -343,6 +418,10 @@ class Peer:
             started=trio.current_time(),
             dialed=dialed,
         )
+
+
+def _address(address: Address | str) -> Address:
+    return Address.parse(address) if isinstance(address, str) else address
 
 
 _WITHOUT_STREAMS: Final = reject(text="this peer speaks in streams (mux/1), and the other side does not")
