@@ -4,8 +4,8 @@ General layout: an application makes a `Peer` (_peer.py), which dials addresses 
 and has listeners (_listener.py, _admission.py). Both greet (_greeting.py): they drive a Session of
 `trishake_protocol` over a stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy
 (_trust.py) who is welcome. What comes of it is a `Connection` (_connection.py), a Trio stream, or an error
-(_errors.py) that names the outcome. `initiate` and `respond` do the same over any stream. Whoever wants to
-watch gives an `Observer` (_observer.py).
+(_errors.py) that names the outcome. `initiate` and `respond` do the same over any stream. A `MessageChannel`
+(_messages.py) sends values over such a stream. Whoever wants to watch gives an `Observer` (_observer.py).
 """
 
 from trishake_protocol import (
@@ -30,19 +30,23 @@ from ._addresses import Address
 from ._connection import Connection, initiate, respond
 from ._errors import (
     BadHandshake,
+    BadMessage,
     Cause,
     ConnectionClosed,
     DialError,
     InvalidAddress,
+    MessageTooLarge,
     NoResponse,
     Phase,
     Refused,
     Rejected,
+    RequestFailed,
     Untrusted,
     WrongIdentity,
 )
 from ._limits import Limits
 from ._listener import Listener
+from ._messages import MessageChannel
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, accept, anyone, only, reject
@@ -53,6 +57,7 @@ __all__ = [
     "Address",
     "AlertCode",
     "BadHandshake",
+    "BadMessage",
     "Cause",
     "CloseCode",
     "Connection",
@@ -67,6 +72,8 @@ __all__ = [
     "Limits",
     "Listener",
     "LocalProtocolError",
+    "MessageChannel",
+    "MessageTooLarge",
     "Network",
     "NoResponse",
     "Observer",
@@ -80,6 +87,7 @@ __all__ = [
     "Rejected",
     "Rejection",
     "RemoteProtocolError",
+    "RequestFailed",
     "Role",
     "Step",
     "Suite",
