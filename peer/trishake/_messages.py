@@ -94,12 +94,16 @@ _TOO_DEEP: Final = f"lists and maps nested deeper than {MAX_DEPTH}"
 def _check_depth(value: object) -> None:
     """Level by level, so that our own stack does not grow with it."""
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        containers = [item for item in level if isinstance(item, list | dict)]
-        if not containers:
-            return
-        level = [item for each in containers for item in (each.values() if isinstance(each, dict) else each)]
-    raise ValueError(_TOO_DEEP)
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, list):
+                inner += item
+            elif isinstance(item, dict):
+                inner += item.values()
+        level = inner
+    if any(isinstance(item, list | dict) for item in level):
+        raise ValueError(_TOO_DEEP)
 
 
 def _map(pairs: list[tuple[object, object]]) -> dict[object, object]:
@@ -268,14 +272,15 @@ async def request(stream: trio.abc.Stream, value: object, *, max_size: int = MAX
         await trio.aclose_forcefully(stream)
         raise
     peer = getattr(stream, "peer", None)
-    match reply:
-        case [bool() | float(), *_]:
-            pass  # True == 1 in Python, not on the wire
-        case [0, result]:
+    match reply:  # by type too: in Python, True and 1.0 are 1
+        case [int(status), result] if type(status) is int and status == 0:
             return result
-        case [1, str(kind), str(text)] if is_request_kind(kind) and len(text.encode()) <= _MAX_TEXT:
+        case [int(status), str(kind), str(text)] if (
+            type(status) is int and status == 1 and is_request_kind(kind) and len(text.encode()) <= _MAX_TEXT
+        ):
             raise RequestFailed(kind, text, peer=peer, by_peer=True)
-    raise BadMessage("a reply is [0, result] or [1, kind, text]", peer=peer)
+        case _:
+            raise BadMessage("a reply is [0, result] or [1, kind, text]", peer=peer)
 
 
 async def _exchange(channel: MessageChannel, value: object) -> Any:
