@@ -547,6 +547,13 @@ async def test_a_send_cancelled_while_it_waits_for_its_turn_has_sent_nothing() -
         assert await bob.receive() == "second"
 
 
+async def test_a_send_cancelled_before_the_stream_is_asked_tears_nothing() -> None:
+    ada, bob = await channels()
+    assert await cancelled_at(1, lambda: ada.send("first"))
+    await ada.send("second")
+    assert await bob.receive() == "second"
+
+
 async def test_a_stream_that_breaks_under_a_send_says_so_itself() -> None:
     ada, bob = await channels()
     await bob.aclose()
@@ -740,6 +747,22 @@ async def test_a_request_above_the_other_sides_limit_fails_with_the_reason(trans
             await request(here, b"x" * 2048)
     if transport is memory_pair:
         assert "bad-request" in str(caught.value)
+
+
+async def test_a_reply_that_came_before_the_stream_broke_under_the_request_is_read() -> None:
+    here, there = memory_stream_pair()
+    await there.send_all(packed([1, "bad-request", "too large"]))
+    await there.aclose()
+    with pytest.raises(RequestFailed, match="too large"):
+        await request(here, 1)
+
+
+async def test_without_such_a_reply_a_request_says_what_broke() -> None:
+    here, there = memory_stream_pair()
+    await there.aclose()
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await request(here, 1)
+    assert "without a reply" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -947,6 +970,48 @@ async def test_closing_the_stream_on_our_side_ends_the_function_too() -> None:
         await function.running.wait()
         await there.aclose()
     assert function.cancelled
+
+
+# --- how the stream is closed
+
+
+class Closing(Chunks):
+    """Has no end of its own; remembers how it was closed first."""
+
+    how = ""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self.chunks:
+            await trio.sleep_forever()
+        return await super().receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            self.how = self.how or "at once"
+            raise
+        self.how = self.how or "gracefully"
+
+
+async def test_a_stream_whose_request_was_answered_is_closed_gracefully_on_both_sides() -> None:
+    asking, answering = Closing([packed([0, 2])]), Closing([packed(1)])
+    assert await request(asking, 1) == 2
+    await answer(answering, double)
+    assert (asking.sent, answering.sent) == (packed(1), packed([0, 2]))
+    assert (asking.how, answering.how) == ("gracefully", "gracefully")
+
+
+@pytest.mark.parametrize("call", [lambda stream: request(stream, 1), lambda stream: answer(stream, never)])
+async def test_a_stream_whose_request_was_cancelled_is_closed_at_once(
+    call: Callable[[trio.abc.Stream], Awaitable[Any]],
+) -> None:
+    stream = Closing([])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call, stream)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert stream.how == "at once"
 
 
 # --- cancelled at every step
