@@ -11,7 +11,7 @@
     │       └── BadHandshake        they broke the protocol, or someone between us did
     ├── ConnectionClosed            .code, .text, .by_peer; also a trio.BrokenResourceError
     ├── MessageTooLarge             .size, .limit, .by_peer; also a ValueError
-    ├── BadMessage                  what came over a MessageChannel is no value
+    ├── BadMessage                  .what: why what came is no message
     ├── RequestFailed               .kind, .text, .peer, .by_peer
     ├── InvalidAddress              also a ValueError
     └── ProtocolError, InvalidPeerId        the core's (trishake_protocol.errors)
@@ -242,13 +242,14 @@ class MessageTooLarge(TrishakeError, ValueError):
 
 
 class BadMessage(TrishakeError):
-    """What came is no message; the text says in what. Nothing more can be received over this stream."""
+    """What came is no message; `what` says why not. Nothing more can be received over this stream."""
 
     def __init__(self, what: str, *, peer: PeerId | None = None) -> None:
         super().__init__(
             f"{_named(peer)} sent what is no message: {what}. Close this stream; "
             "the other side has a fault, or means something else by this protocol."
         )
+        self.what = what
 
 
 class RequestFailed(TrishakeError):

@@ -326,8 +326,10 @@ async def _reply(channel: MessageChannel, function: Function) -> list[object] | 
     """What to send, or None once the requester has hung up."""
     try:
         value = await channel.receive()
-    except (BadMessage, MessageTooLarge) as error:
-        return [1, "bad-request", _cut(str(error))]
+    except MessageTooLarge as error:
+        return [1, "bad-request", f"{error.size} bytes, the limit is {error.limit}"]
+    except BadMessage as error:
+        return [1, "bad-request", error.what]
     scope = trio.CancelScope()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_at_hang_up, channel, scope)
