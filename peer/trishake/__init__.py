@@ -1,13 +1,14 @@
 """Trishake: peers that know each other before the first message, on Trio.
 
-General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _dialing.py, _keep.py)
-and has listeners (_listener.py, _admission.py), over any `Transport` (_transport.py, _tcp.py, _unix.py, _tls.py,
-_websocket.py, _memory.py). Both greet (_greeting.py): they drive a Session of `trishake_protocol` over a stream
-(_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy (_trust.py) who is welcome. What comes
-of it is an error (_errors.py) that names the outcome, or a `Connection` (_connection.py, _writer.py), known by
-identity (_registry.py), with many a `Stream` (_stream.py), which a handler answers (_handlers.py) and which can
-carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a `SecureStream`
-(_secure_stream.py). What happens is told to an `Observer` (_observer.py) and counted (_statistics.py).
+General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _dialing.py,
+_keep.py) and has listeners (_listener.py, _admission.py), over any `Transport` (_transport.py, _tcp.py, _unix.py,
+_tls.py, _websocket.py, _memory.py). Both greet (_greeting.py): they drive a Session of `trishake_protocol` over a
+stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy (_trust.py) who is welcome.
+What comes of it is an error (_errors.py) that names the outcome, or a `Connection` (_connection.py, _writer.py),
+known by identity (_registry.py), with many a `Stream` (_stream.py), which a handler answers (_handlers.py) and
+which can carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a
+`SecureStream` (_secure_stream.py). What happens is told to an `Observer` (_observer.py) and counted
+(_statistics.py).
 """
 
 from trishake_protocol import (
@@ -32,14 +33,17 @@ from ._addresses import Address
 from ._connection import Connection
 from ._errors import (
     BadHandshake,
+    BadMessage,
     Cause,
     ConnectionClosed,
     DialError,
     InvalidAddress,
+    MessageTooLarge,
     NoResponse,
     Phase,
     Refused,
     Rejected,
+    RequestFailed,
     StreamError,
     StreamRefused,
     StreamReset,
@@ -53,6 +57,7 @@ from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
 from ._memory import Memory
+from ._messages import MessageChannel
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
 from ._registry import Arrivals
@@ -73,6 +78,7 @@ __all__ = [
     "AlertCode",
     "Arrivals",
     "BadHandshake",
+    "BadMessage",
     "Bound",
     "Cause",
     "CloseCode",
@@ -90,6 +96,8 @@ __all__ = [
     "Listener",
     "LocalProtocolError",
     "Memory",
+    "MessageChannel",
+    "MessageTooLarge",
     "Network",
     "NoResponse",
     "Observer",
@@ -104,6 +112,7 @@ __all__ = [
     "Rejected",
     "Rejection",
     "RemoteProtocolError",
+    "RequestFailed",
     "Role",
     "SecureStream",
     "Statistics",

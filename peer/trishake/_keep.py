@@ -39,8 +39,8 @@ class _Route:
 class Keeper:
     """Holds a connection to one peer, from `Peer.keep` on until it is stopped or the peer leaves its block.
 
-    It dials one address at a time, the one whose pause is over first, and takes what is there if the other side has
-    dialed us. It gives up where trying again is no use: an error that is not `retryable` ends its address, one
+    It dials one address at a time, the one whose pause is over first, and takes what is there if the other side
+    has dialed us. It gives up where trying again is no use: an error that is not `retryable` ends its address, one
     under the other side's key ends the keeper, and so does a CLOSE that says so (PROTOCOL, FLOW_CONTROL, POLICY,
     or REPLACED by somebody else with our identity).
     """

@@ -15,9 +15,13 @@ import trishake_protocol
 PEER = Path(trishake.__file__).parent
 PROTOCOL = Path(trishake_protocol.__file__).parent
 THIRD_PARTIES = {"trio"}
-"""What `trishake` imports beside the core and the standard library: no cryptography, no msgpack."""
-THIRD_PARTIES_OF = {"_tls": {"cryptography"}, "_websocket_stream": {"trio_websocket", "wsproto"}}
-"""And what one module alone does: to make a certificate, and for the extra `websocket`."""
+"""What `trishake` imports beside the core and the standard library: no cryptography."""
+THIRD_PARTIES_OF = {
+    "_messages": {"msgpack"},
+    "_tls": {"cryptography"},
+    "_websocket_stream": {"trio_websocket", "wsproto"},
+}
+"""And what one module alone does: values, a certificate, and the extra `websocket`."""
 
 
 def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:
