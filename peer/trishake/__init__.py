@@ -57,7 +57,7 @@ from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
 from ._memory import Memory
-from ._messages import MessageChannel
+from ._messages import MessageChannel, RequestFunction
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
 from ._registry import Arrivals
@@ -113,6 +113,7 @@ __all__ = [
     "Rejection",
     "RemoteProtocolError",
     "RequestFailed",
+    "RequestFunction",
     "Role",
     "SecureStream",
     "Statistics",

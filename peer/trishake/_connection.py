@@ -12,7 +12,7 @@ waits wakes with that cause.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -46,6 +46,7 @@ from ._errors import StreamRefused as StreamRefusedError
 from ._greeting import Greeted, Meeting
 from ._handlers import UNKNOWN, Handler, Handlers
 from ._limits import Limits
+from ._messages import MAX_SIZE, request
 from ._stream import Stream
 from ._trust import Introduction, Rejection, shortened
 from ._wire import Wire
@@ -148,6 +149,16 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 raise
             return stream
         raise StreamTimeout(self.peer, protocol, self._limits.open_stream)
+
+    async def request(self, protocol: str, value: object, *, max_size: int = MAX_SIZE) -> Any:
+        """Ask for one value with another, on a stream of its own: see `Peer.handle_request`.
+
+        value: as `MessageChannel` sends it. max_size: bytes, of the request and of its reply; at least 2048.
+        Raises RequestFailed if the other side could not answer, and says why; BadMessage, MessageTooLarge; and
+        as `open_stream`. It waits as long as the connection lasts: bound it with `trio.fail_after`. Cancelled,
+        it has the function over there cancelled.
+        """
+        return await request(await self.open_stream(protocol), value, max_size=max_size)
 
     async def _wait_for_room(self, protocol: str) -> None:
         """Wait until one more stream of ours may be opened. A checkpoint only if there is none."""

@@ -66,6 +66,9 @@ class Limits:
     open_stream: float = 10
     """The answer to a stream that we open."""
 
+    request: float = 10
+    """A request whose stream is open to be there, and its reply to be taken."""
+
     finish: float = 5
     """What is open when a connection is closed may finish within this time."""
 

@@ -11,6 +11,7 @@ anything else that he says, means that he no longer wants it. No other module of
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -248,7 +249,7 @@ class MessageChannel(trio.abc.Channel[Any]):
 
 # --- requests -------------------------------------------------------------------------------------------
 
-Function = Callable[[Any, Any], Awaitable[object]]
+RequestFunction = Callable[[Any, Any], Awaitable[object]]
 """Answers requests: async (value, peer) -> result. peer: who asks, None if the stream does not know it."""
 
 _MAX_TEXT: Final = 1024
@@ -297,21 +298,25 @@ async def _exchange(channel: MessageChannel, value: object) -> Any:
         raise broken or error from None
 
 
-async def answer(stream: trio.abc.Stream, function: Function, *, max_size: int = MAX_SIZE) -> None:
+async def answer(
+    stream: trio.abc.Stream, function: RequestFunction, *, max_size: int = MAX_SIZE, seconds: float = math.inf
+) -> None:
     """Read one request, and reply with what the function returns. The stream is ours from the call on, and closed.
 
     If the requester hangs up, or says anything more, the function is cancelled, nothing is sent, and nothing is
     raised. A function that raises RequestFailed says what the requester is told; of every other failure he
     learns only that there was one, and the log has the rest. max_size: bytes, of the request and of its reply;
-    at least 2048. Has no deadline of its own. Cancelled, it aborts the stream.
+    at least 2048. seconds: for the request to be there, and for its reply to be taken; how long the function works
+    is its own affair. Cancelled, it aborts the stream.
     """
     channel = _channel_for_reply(stream, max_size)
     try:
         with suppress(*_HUNG_UP):
-            reply = await _reply(channel, function)
-            if reply is not None:
-                await _send_reply(channel, reply)
-                await channel.aclose()
+            reply = await _reply(channel, function, seconds)
+            with trio.move_on_after(seconds):
+                if reply is not None:
+                    await _send_reply(channel, reply)
+                    await channel.aclose()
     finally:
         await trio.aclose_forcefully(stream)
 
@@ -322,10 +327,14 @@ def _channel_for_reply(stream: trio.abc.Stream, max_size: int) -> MessageChannel
     return MessageChannel(stream, max_size=max_size)
 
 
-async def _reply(channel: MessageChannel, function: Function) -> list[object] | None:
-    """What to send, or None once the requester has hung up."""
+async def _reply(channel: MessageChannel, function: RequestFunction, seconds: float) -> list[object] | None:
+    """What to send, or None once the requester has hung up, or has asked nothing in time."""
+    value: Any = None
     try:
-        value = await channel.receive()
+        with trio.move_on_after(seconds) as waiting:
+            value = await channel.receive()
+        if waiting.cancelled_caught:
+            return None
     except MessageTooLarge as error:
         return [1, "bad-request", f"{error.size} bytes, the limit is {error.limit}"]
     except BadMessage as error:
@@ -344,7 +353,9 @@ async def _cancel_at_hang_up(channel: MessageChannel, scope: trio.CancelScope) -
     scope.cancel()
 
 
-async def _call(function: Function, value: object, peer: object, scope: trio.CancelScope) -> list[object] | None:
+async def _call(
+    function: RequestFunction, value: object, peer: object, scope: trio.CancelScope
+) -> list[object] | None:
     # The function is the application's: whatever it raises is its failure, and none of the connection's
     # bystanders may fall with it. The requester is told that much, the log gets the traceback.
     try:

@@ -35,6 +35,7 @@ from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
 from ._memory import Memory
+from ._messages import MAX_SIZE, RequestFunction, answer
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
 from ._statistics import Statistics, Tally
@@ -50,7 +51,8 @@ from ._wire import SocketWire, Wire
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
 
-_Function = TypeVar("_Function", bound=StreamHandler)
+_StreamHandler = TypeVar("_StreamHandler", bound=StreamHandler)
+_RequestFunction = TypeVar("_RequestFunction", bound=RequestFunction)
 
 
 class Peer:
@@ -163,11 +165,13 @@ class Peer:
     def handle(self, protocol: str, handler: StreamHandler, *, trust: Policy | None = None) -> None: ...
 
     @overload
-    def handle(self, protocol: str, *, trust: Policy | None = None) -> Callable[[_Function], _Function]: ...
+    def handle(
+        self, protocol: str, *, trust: Policy | None = None
+    ) -> Callable[[_StreamHandler], _StreamHandler]: ...
 
     def handle(
         self, protocol: str, handler: StreamHandler | None = None, *, trust: Policy | None = None
-    ) -> Callable[[_Function], _Function] | None:
+    ) -> Callable[[_StreamHandler], _StreamHandler] | None:
         """Answer streams of this protocol, on every connection, from now on.
 
         protocol: 1 to 128 bytes of UTF-8, such as `chat/1`. handler: `async (stream) -> None`; the stream is
@@ -176,14 +180,56 @@ class Peer:
         Without a handler it is a decorator: `@peer.handle("chat/1")`.
         """
 
-        def add(function: _Function) -> _Function:
+        if handler is not None:
+            self._handlers.add(Handler(protocol, handler, trust))
+            return None
+
+        def add(function: _StreamHandler) -> _StreamHandler:
             self._handlers.add(Handler(protocol, function, trust))
             return function
 
-        if handler is None:
-            return add
-        self._handlers.add(Handler(protocol, handler, trust))
-        return None
+        return add
+
+    @overload
+    def handle_request(
+        self, protocol: str, function: RequestFunction, *, trust: Policy | None = None, max_size: int = MAX_SIZE
+    ) -> None: ...
+
+    @overload
+    def handle_request(
+        self, protocol: str, *, trust: Policy | None = None, max_size: int = MAX_SIZE
+    ) -> Callable[[_RequestFunction], _RequestFunction]: ...
+
+    def handle_request(
+        self,
+        protocol: str,
+        function: RequestFunction | None = None,
+        *,
+        trust: Policy | None = None,
+        max_size: int = MAX_SIZE,
+    ) -> Callable[[_RequestFunction], _RequestFunction] | None:
+        """Answer requests of this protocol, on every connection, from now on.
+
+        function: `async (value, peer) -> value`, values as `MessageChannel` sends them; peer: who asks, proved. It
+        is cancelled when the one who asks hangs up. It raises `RequestFailed(kind, text)` for what he shall be
+        told; of anything else that it raises he learns only that there was something, and the log has the rest.
+        max_size: bytes, of a request and of its reply; at least 2048. protocol, trust, errors: as for `handle`.
+        Without a function it is a decorator: `@peer.handle_request("sum/1")`.
+        """
+
+        def answers(function: RequestFunction) -> Handler:
+            handler = partial(answer, function=function, max_size=max_size, seconds=self._limits.request)
+            return Handler(protocol, handler, trust)
+
+        if function is not None:
+            self._handlers.add(answers(function))
+            return None
+
+        def add(function: _RequestFunction) -> _RequestFunction:
+            self._handlers.add(answers(function))
+            return function
+
+        return add
 
     # --- connections ------------------------------------------------------------------------------------
 
