@@ -35,7 +35,7 @@ from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
 from ._memory import Memory
-from ._messages import MAX_SIZE, RequestFunction, answer
+from ._messages import LEAST_SIZE_OF_REPLY, MAX_SIZE, RequestFunction, answer
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
 from ._statistics import Statistics, Tally
@@ -179,7 +179,6 @@ class Peer:
         connections; whoever is connected, by default. Raises ValueError if the protocol has a handler already.
         Without a handler it is a decorator: `@peer.handle("chat/1")`.
         """
-
         if handler is not None:
             self._handlers.add(Handler(protocol, handler, trust))
             return None
@@ -216,6 +215,8 @@ class Peer:
         max_size: bytes, of a request and of its reply; at least 2048. protocol, trust, errors: as for `handle`.
         Without a function it is a decorator: `@peer.handle_request("sum/1")`.
         """
+        if max_size < LEAST_SIZE_OF_REPLY:
+            raise ValueError(f"max_size of {max_size} bytes, a request needs at least {LEAST_SIZE_OF_REPLY}")
 
         def answers(function: RequestFunction) -> Handler:
             handler = partial(answer, function=function, max_size=max_size, seconds=self._limits.request)
