@@ -121,9 +121,9 @@ class Streams:
     def send(self, id_: int, data: bytes | memoryview) -> int:
         """Queue as much of the data as the stream's credit allows; how many bytes that was, 0 if there is none.
 
-        Raises LocalProtocolError if our half is finished, or the stream is over.
+        Raises LocalProtocolError if our half is finished, the stream is over, or it waits for our answer.
         """
-        stream = self._known(id_)
+        stream = self._answered(id_)
         stream.machine.sent(Part.DATA)
         part = bytes(data[: stream.send_window])
         if part:
@@ -146,7 +146,7 @@ class Streams:
 
     def finish(self, id_: int) -> None:
         """We have sent all that we will send on this stream. Raises as `send`."""
-        self._finish(self._known(id_))
+        self._finish(self._answered(id_))
 
     def reset(self, id_: int) -> None:
         """Throw the stream away, both directions. On a stream that is over it does nothing."""
@@ -357,6 +357,13 @@ class Streams:
             return self._streams[id_]
         except KeyError:
             raise LocalProtocolError(f"stream {id_} is over, or was never opened") from None
+
+    def _answered(self, id_: int) -> _Stream:
+        """A stream on which we may speak: the other side would read anything else as our answer."""
+        stream = self._known(id_)
+        if stream.machine.state in _NOT_ANSWERED:
+            raise LocalProtocolError(f"cannot send on stream {id_}: it is {stream.machine.state.value}")
+        return stream
 
     def _answer(self, id_: int, input_: StreamInput, answer: StreamAnswer) -> None:
         encoded = answer.encode()
