@@ -293,6 +293,8 @@ class Streams:
     def _open_for_them(self, id_: int) -> _Stream | None:
         if not id_ or id_ % 2 == self._our_parity or id_ <= self._last_theirs:
             raise _breach(f"stream {id_} was opened: the last was {self._last_theirs}, or it is not theirs")
+        if self._unsent_resets >= REMEMBERED_RESETS:
+            raise _breach("streams are opened faster than our refusals of them are read")
         self._last_theirs = id_
         if self._leaving or len(self._streams) - self._open_by_us >= MAX_STREAMS:
             self._reset(id_, STREAM_WINDOW)
@@ -380,9 +382,8 @@ class Streams:
 
     def _reset(self, id_: int, window: int) -> None:
         """Say RST, and expect what is under way: it counts against the window, and is dropped."""
-        if self._unsent_resets >= REMEMBERED_RESETS:
-            raise _breach("streams are opened faster than our refusals of them are read")
-        self._unsent_resets += 1
+        if id_ % 2 != self._our_parity:
+            self._unsent_resets += 1
         self._queue(MuxFrame(MuxType.WINDOW_UPDATE, MuxFlag.RST, id_, 0))
         self._reset_here[id_] = window
         if len(self._reset_here) > REMEMBERED_RESETS:
