@@ -251,7 +251,8 @@ class Streams:
                     reason=CloseCode.FLOW_CONTROL,
                 )
             stream.send_window += frame.length
-            self._events.append(CreditReceived(frame.stream))
+            if stream.machine.state is not StreamState.AWAIT_PROTOCOL and stream.machine.sending is Half.OPEN:
+                self._events.append(CreditReceived(frame.stream))
         # Credit may come late, for a stream that is over on our side: then there is nothing to do.
         self._read_flags(frame)
 
@@ -262,7 +263,8 @@ class Streams:
             self._reset_here.pop(frame.stream, None)
             if stream is not None:
                 self._forget(frame.stream)
-                self._events.append(StreamReset(frame.stream, stream.machine.state in _NOT_ANSWERED))
+                if stream.machine.state is not StreamState.REFUSED:  # both sides know already
+                    self._events.append(StreamReset(frame.stream, stream.machine.state in _NOT_ANSWERED))
         elif frame.flags & MuxFlag.FIN and stream is not None:
             self._read_fin(frame.stream, stream)
 
