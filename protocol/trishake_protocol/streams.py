@@ -344,6 +344,7 @@ class Streams:
             return self._behind_greeting(id_, stream, length)
         stream.machine.greet(StreamInput.REFUSED)
         self._events.append(StreamRefused(id_, answer.verdict is StreamVerdict.UNKNOWN_PROTOCOL, answer.text))
+        stream.greeting.clear()  # and what stands behind the answer: nobody will read it
         if stream.machine.sending is Half.OPEN:
             self._finish(stream)
         return b""
