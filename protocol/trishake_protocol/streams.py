@@ -130,9 +130,9 @@ class Streams:
     def send(self, id_: int, data: bytes | memoryview) -> int:
         """Queue as much of the data as the stream's credit allows; how many bytes that was, 0 if there is none.
 
-        Raises LocalProtocolError if our half is finished, or the stream is over.
+        Raises LocalProtocolError if our half is finished, the stream is over, or it waits for our answer.
         """
-        stream = self._known(id_)
+        stream = self._answered(id_)
         stream.machine.sent(Part.DATA)
         part = bytes(data[: stream.send_window])
         if part:
@@ -155,7 +155,7 @@ class Streams:
 
     def finish(self, id_: int) -> None:
         """We have sent all that we will send on this stream. Raises as `send`."""
-        self._finish(self._known(id_))
+        self._finish(self._answered(id_))
 
     def reset(self, id_: int) -> None:
         """Throw the stream away, both directions. On a stream that is over it does nothing."""
@@ -260,7 +260,8 @@ class Streams:
                     reason=CloseCode.FLOW_CONTROL,
                 )
             stream.send_window += frame.length
-            self._events.append(CreditReceived(frame.stream))
+            if stream.machine.state is not StreamState.AWAIT_PROTOCOL and stream.machine.sending is Half.OPEN:
+                self._events.append(CreditReceived(frame.stream))
         # Credit may come late, for a stream that is over on our side: then there is nothing to do.
         self._read_flags(frame)
 
@@ -271,7 +272,8 @@ class Streams:
             self._reset_here.pop(frame.stream, None)
             if stream is not None:
                 self._forget(frame.stream)
-                self._events.append(StreamReset(frame.stream, stream.machine.state in _NOT_ANSWERED))
+                if stream.machine.state is not StreamState.REFUSED:  # both sides know already
+                    self._events.append(StreamReset(frame.stream, stream.machine.state in _NOT_ANSWERED))
         elif frame.flags & MuxFlag.FIN and stream is not None:
             self._read_fin(frame.stream, stream)
 
@@ -298,6 +300,8 @@ class Streams:
     def _open_for_them(self, id_: int) -> _Stream | None:
         if not id_ or id_ % 2 == self._our_parity or id_ <= self._last_theirs:
             raise _breach(f"stream {id_} was opened: the last was {self._last_theirs}, or it is not theirs")
+        if self._unsent_resets >= REMEMBERED_RESETS:
+            raise _breach("streams are opened faster than our refusals of them are read")
         self._last_theirs = id_
         if self._leaving or len(self._streams) - self._open_by_us >= MAX_STREAMS:
             self._reset(id_, STREAM_WINDOW)
@@ -345,6 +349,7 @@ class Streams:
             return self._behind_greeting(id_, stream, length)
         stream.machine.greet(StreamInput.REFUSED)
         self._events.append(StreamRefused(id_, answer.verdict is StreamVerdict.UNKNOWN_PROTOCOL, answer.text))
+        stream.greeting.clear()  # and what stands behind the answer: nobody will read it
         if stream.machine.sending is Half.OPEN:
             self._finish(stream)
         return b""
@@ -363,6 +368,13 @@ class Streams:
         except KeyError:
             raise LocalProtocolError(f"stream {id_} is over, or was never opened") from None
 
+    def _answered(self, id_: int) -> _Stream:
+        """A stream on which we may speak: the other side would read anything else as our answer."""
+        stream = self._known(id_)
+        if stream.machine.state in _NOT_ANSWERED:
+            raise LocalProtocolError(f"cannot send on stream {id_}: it is {stream.machine.state.value}")
+        return stream
+
     def _answer(self, id_: int, input_: StreamInput, answer: StreamAnswer) -> None:
         encoded = answer.encode()
         stream = self._known(id_)
@@ -378,9 +390,8 @@ class Streams:
 
     def _reset(self, id_: int, window: int) -> None:
         """Say RST, and expect what is under way: it counts against the window, and is dropped."""
-        if self._unsent_resets >= REMEMBERED_RESETS:
-            raise _breach("streams are opened faster than our refusals of them are read")
-        self._unsent_resets += 1
+        if id_ % 2 != self._our_parity:
+            self._unsent_resets += 1
         self._queue(MuxFrame(MuxType.WINDOW_UPDATE, MuxFlag.RST, id_, 0))
         self._reset_here[id_] = window
         if len(self._reset_here) > REMEMBERED_RESETS:

@@ -26,9 +26,15 @@ from trishake_protocol.messages import (
     Alert,
     Close,
     FrameType,
+    MuxFlag,
+    MuxFrame,
+    MuxType,
     Ping,
     Preface,
     RecordType,
+    StreamAnswer,
+    StreamOpen,
+    StreamVerdict,
     Verdict,
     decode_canonical,
     decode_greeting_payload,
@@ -36,6 +42,9 @@ from trishake_protocol.messages import (
     encode_frame,
     encode_greeting_payload,
 )
+
+from .. import yamux
+from .conftest import unhex
 
 KEY = b"\x07" * 32
 
@@ -637,6 +646,121 @@ def test_a_malformed_ping_is_a_breach(content: bytes) -> None:
     assert caught.value.reason is CloseCode.PROTOCOL
 
 
+# --- streams --------------------------------------------------------------------------------------------
+
+
+def test_the_types_and_flags_of_yamux_are_those_of_its_specification() -> None:
+    assert {type_.name: type_.value for type_ in MuxType} == {
+        "DATA": yamux.DATA,
+        "WINDOW_UPDATE": yamux.WINDOW_UPDATE,
+        "PING": yamux.PING,
+        "GO_AWAY": yamux.GO_AWAY,
+    }
+    assert {flag.name: flag.value for flag in MuxFlag} == {
+        "SYN": yamux.SYN,
+        "ACK": yamux.ACK,
+        "FIN": yamux.FIN,
+        "RST": yamux.RST,
+    }
+
+
+MUX_FRAMES = [
+    (MuxFrame(MuxType.DATA, MuxFlag.SYN, 1, 5), "000000010000000100000005"),
+    (MuxFrame(MuxType.WINDOW_UPDATE, MuxFlag.ACK | MuxFlag.FIN, 2**32 - 1, 2**32 - 1), "00010006ffffffffffffffff"),
+    (MuxFrame(MuxType.PING, MuxFlag.NONE, 0, 0x01020304), "000200000000000001020304"),
+    (MuxFrame(MuxType.GO_AWAY, 0xFFFF, 0, 2), "0003ffff0000000000000002"),
+]
+
+
+@pytest.mark.parametrize(("frame", "encoded"), MUX_FRAMES, ids=[frame.type.name for frame, _ in MUX_FRAMES])
+@pytest.mark.parametrize("make", [bytes, bytearray])
+def test_a_mux_frame_has_the_layout_of_yamux_and_comes_back(
+    make: type[bytes] | type[bytearray], frame: MuxFrame, encoded: str
+) -> None:
+    assert frame.encode().hex() == encoded
+    assert MuxFrame.decode(make(frame.encode() + b"a body")) == frame
+
+
+@pytest.mark.parametrize(
+    ("encoded", "said"),
+    [
+        ("010000000000000000000000", "version 1"),
+        ("ff0900000000000000000000", "version 255"),
+        ("000400000000000000000000", "unknown type 4"),
+        ("00ff00000000000000000000", "unknown type 255"),
+    ],
+)
+def test_a_mux_frame_of_another_version_or_type_is_a_breach(encoded: str, said: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=said) as caught:
+        MuxFrame.decode(unhex(encoded))
+    assert caught.value.reason is CloseCode.PROTOCOL
+
+
+STREAM_GREETINGS = [
+    (StreamOpen("p"), "0170"),
+    (StreamOpen("ø" * 64), "80" + "c3b8" * 64),
+    (StreamOpen("a\x00b"), "03610062"),
+    (StreamAnswer(StreamVerdict.ACCEPTED), "00"),
+    (StreamAnswer(StreamVerdict.UNKNOWN_PROTOCOL), "01"),
+    (StreamAnswer(StreamVerdict.REFUSED), "0200"),
+    (StreamAnswer(StreamVerdict.REFUSED, "nø"), "02036ec3b8"),
+    (StreamAnswer(StreamVerdict.REFUSED, "t" * 255), "02ff" + "74" * 255),
+]
+
+
+@pytest.mark.parametrize(("message", "encoded"), STREAM_GREETINGS, ids=lambda value: repr(value)[:50])
+def test_the_greeting_of_a_stream_comes_back_whatever_stands_behind_it(
+    message: StreamOpen | StreamAnswer, encoded: str
+) -> None:
+    data = unhex(encoded)
+    assert message.encode() == data
+    for behind in (b"", b"\x00", b"early data"):
+        assert type(message).decode(bytearray(data + behind)) == (message, len(data))
+
+
+@pytest.mark.parametrize(("message", "encoded"), STREAM_GREETINGS, ids=lambda value: repr(value)[:50])
+def test_the_greeting_of_a_stream_is_awaited_until_its_last_byte(
+    message: StreamOpen | StreamAnswer, encoded: str
+) -> None:
+    data = unhex(encoded)
+    for cut in range(len(data)):
+        assert type(message).decode(data[:cut]) is None
+
+
+@pytest.mark.parametrize("data", ["00", "81", "ff", "01ff", "03eda080", "02c080", "02c362"])
+def test_a_protocol_id_out_of_bounds_is_not_decoded_and_as_soon_as_it_shows(data: str) -> None:
+    with pytest.raises(ValueError, match=r"a protocol id of|utf-8"):
+        StreamOpen.decode(unhex(data))
+
+
+@pytest.mark.parametrize("protocol", ["", "p" * 129, "ø" * 64 + "p", "\ud800"])
+def test_a_protocol_id_out_of_bounds_cannot_be_encoded(protocol: str) -> None:
+    with pytest.raises(ValueError, match=r"1 to 128 bytes|surrogates"):
+        StreamOpen(protocol).encode()
+
+
+@pytest.mark.parametrize("answer", [*range(3, 256, 36), 255])
+def test_another_answer_to_a_stream_is_a_breach(answer: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"answered with {answer}") as caught:
+        StreamAnswer.decode(bytes([answer]))
+    assert caught.value.reason is CloseCode.PROTOCOL
+
+
+@pytest.mark.parametrize("text", ["t" * 256, "ø" * 128])
+def test_a_text_with_which_a_stream_is_refused_has_at_most_255_bytes(text: str) -> None:
+    with pytest.raises(ValueError, match="256 bytes, the limit is 255"):
+        StreamAnswer(StreamVerdict.REFUSED, text).encode()
+
+
+def test_only_a_refusal_carries_a_text() -> None:
+    assert StreamAnswer(StreamVerdict.ACCEPTED, "text").encode() == b"\x00"
+    assert StreamAnswer(StreamVerdict.UNKNOWN_PROTOCOL, "text").encode() == b"\x01"
+
+
+def test_a_text_that_is_no_utf8_is_replaced_and_not_refused() -> None:
+    assert StreamAnswer.decode(b"\x02\x02\xffa") == (StreamAnswer(StreamVerdict.REFUSED, "�a"), 4)
+
+
 # --- whatever comes -------------------------------------------------------------------------------------
 
 
@@ -675,6 +799,28 @@ def decode_ping(data: bytes) -> None:
     assert Ping.decode(data).encode() == data
 
 
+def decode_mux_frame(data: bytes) -> None:
+    header = data[:12].ljust(12, b"\x00")  # it is called with a header
+    assert MuxFrame.decode(header).encode() == header
+
+
+def decode_stream_open(data: bytes) -> None:
+    try:
+        decoded = StreamOpen.decode(data)
+    except ValueError:
+        return  # no breach: such a stream is reset
+    if decoded is not None:
+        opened, length = decoded
+        assert opened.encode() == data[:length]
+
+
+def decode_stream_answer(data: bytes) -> None:
+    decoded = StreamAnswer.decode(data)
+    if decoded is not None:
+        answer, length = decoded
+        assert answer.encode() == data[:length] or "\ufffd" in answer.text
+
+
 DECODERS: dict[str, Callable[[bytes], None]] = {
     "Preface": decode_preface,
     "Alert": decode_alert,
@@ -684,8 +830,14 @@ DECODERS: dict[str, Callable[[bytes], None]] = {
     "Verdict": decode_verdict,
     "Close": decode_close,
     "Ping": decode_ping,
+    "MuxFrame": decode_mux_frame,
+    "StreamOpen": decode_stream_open,
+    "StreamAnswer": decode_stream_answer,
 }
 """Each decodes, and checks that what it took is what it was given."""
+
+SHORT = {"Preface", "Alert", "Ping", "MuxFrame", "StreamOpen", "StreamAnswer"}
+"""Those that a few bytes can be."""
 
 SEEDS = [
     PREFACES[2].encode()[4:],
@@ -696,6 +848,9 @@ SEEDS = [
     VERDICTS[-2].encode(),
     Close(CloseCode.IDLE, "text").encode(),
     Ping(bytes(8)).encode(),
+    MuxFrame(MuxType.DATA, MuxFlag.SYN, 1, 5).encode(),
+    StreamOpen("echo").encode(),
+    StreamAnswer(StreamVerdict.REFUSED, "text").encode(),
 ]
 
 
@@ -716,7 +871,7 @@ def is_breach(decode: Callable[[bytes], None], data: bytes) -> bool:
 @example(data=b"\x81" * 1500)
 def test_arbitrary_bytes_are_a_message_or_a_breach(decoder: str, data: bytes) -> None:
     taken = not is_breach(DECODERS[decoder], data)
-    assert not taken or decoder in ("Preface", "Alert", "Ping") or len(data) > 6
+    assert not taken or decoder in SHORT or len(data) > 6
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -748,4 +903,4 @@ def test_a_canonical_value_that_is_no_map_is_no_verdict_and_no_close(value: Any)
 def test_every_seed_is_taken_by_its_own_decoder() -> None:
     """Else the fuzzing above would start from rubbish."""
     own = ["Preface", "Alert", *list(DECODERS)[2:]]
-    assert [is_breach(DECODERS[decoder], seed) for decoder, seed in zip(own, SEEDS, strict=True)] == [False] * 8
+    assert [is_breach(DECODERS[decoder], seed) for decoder, seed in zip(own, SEEDS, strict=True)] == [False] * 11

@@ -1,4 +1,4 @@
-"""states.py: the two tables are closed, and whatever is not in them is an error of the right side."""
+"""states.py: the tables are closed, and whatever is not in them is an error of the right side."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ from itertools import product
 
 import pytest
 
-from trishake_protocol import Direction, LocalProtocolError, RemoteProtocolError, Role, State
-from trishake_protocol.states import DIRECTION, GREETING, Input, Machine, Record
+from trishake_protocol import CloseCode, Direction, LocalProtocolError, RemoteProtocolError, Role, State
+from trishake_protocol.states import (
+    DIRECTION,
+    GREETING,
+    HALF,
+    STREAM,
+    Half,
+    Input,
+    Machine,
+    Part,
+    Record,
+    StreamInput,
+    StreamMachine,
+    StreamState,
+)
 
 ARRIVES = (Input.SYN, Input.SYN_ACK, Input.ACK, Input.ALERT, Input.READY, Input.REJECTION)
 DECIDED = (Input.ACCEPT, Input.REJECT, Input.REFUSE)
 MOVES = [(role, state, input_) for role in Role for state in GREETING[role] for input_ in Input]
 
 RECORDS = list(product(Direction, Record))
+
+BEGINS = {StreamState.AWAIT_ANSWER: "opener", StreamState.AWAIT_PROTOCOL: "acceptor"}
+STEPS = list(product(StreamState, StreamInput))
+PARTS = list(product(Half, Part))
 
 
 def named(value: object) -> str:
@@ -160,3 +177,85 @@ def test_a_session_can_be_ended_from_any_state(state: State) -> None:
     machine = at(Role.RESPONDER, state)
     machine.end()
     assert machine.state is State.ENDED
+
+
+# --- a stream -------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_a_streams_greeting_is_closed_and_all_of_it_can_be_reached() -> None:
+    assert set(STREAM) == set(StreamState)
+    assert {state for begin in BEGINS for state in reached_from(begin, STREAM)} == set(StreamState)
+
+
+@pytest.mark.parametrize("begin", BEGINS, ids=BEGINS.get)
+def test_a_stream_ends_its_greeting_open_or_refused_and_stays_so(begin: StreamState) -> None:
+    last = {state for state in reached_from(begin, STREAM) if not STREAM[state]}
+    assert last == {StreamState.OPEN, StreamState.REFUSED}
+
+
+def test_an_opener_hears_its_answer_and_an_acceptor_gives_it() -> None:
+    used = {
+        begin: {input_ for state in reached_from(begin, STREAM) for input_ in STREAM[state]} for begin in BEGINS
+    }
+    assert used == {
+        StreamState.AWAIT_ANSWER: {StreamInput.ACCEPTED, StreamInput.REFUSED},
+        StreamState.AWAIT_PROTOCOL: {StreamInput.PROTOCOL, StreamInput.ACCEPT, StreamInput.REFUSE},
+    }
+
+
+@pytest.mark.parametrize(("state", "input_"), STEPS, ids=named)
+def test_a_step_of_a_streams_greeting_is_made_and_any_other_is_an_error(
+    state: StreamState, input_: StreamInput
+) -> None:
+    machine = StreamMachine(7, state)
+    target = STREAM[state].get(input_)
+    if target is None:
+        with pytest.raises(LocalProtocolError) as caught:
+            machine.greet(input_)
+        assert str(caught.value) == f"cannot {input_.value} stream 7: it is {state.value}"
+    else:
+        machine.greet(input_)
+    assert machine.state is (target or state)
+    assert machine.sending is machine.receiving is Half.OPEN
+
+
+def test_the_table_of_halves_is_closed_and_nothing_follows_fin() -> None:
+    assert set(HALF) == set(Half) == reached_from(Half.OPEN, HALF)
+    assert set(HALF[Half.OPEN]) == set(Part)
+    assert HALF[Half.FINISHED] == {}
+
+
+@pytest.mark.parametrize(("half", "part"), PARTS, ids=named)
+def test_what_a_stream_receives_moves_their_half_or_is_their_breach(half: Half, part: Part) -> None:
+    machine = StreamMachine(7, StreamState.OPEN)
+    machine.receiving = half
+    target = HALF[half].get(part)
+    if target is None:
+        with pytest.raises(RemoteProtocolError, match=f"{part.value} behind FIN on stream 7") as caught:
+            machine.received(part)
+        assert caught.value.reason is CloseCode.PROTOCOL
+    else:
+        machine.received(part)
+    assert machine.receiving is (target or half)
+    assert machine.sending is Half.OPEN
+
+
+@pytest.mark.parametrize(("half", "part"), PARTS, ids=named)
+def test_what_a_stream_sends_moves_our_half_or_is_our_mistake(half: Half, part: Part) -> None:
+    machine = StreamMachine(7, StreamState.OPEN)
+    machine.sending = half
+    target = HALF[half].get(part)
+    if target is None:
+        with pytest.raises(LocalProtocolError, match="cannot send on stream 7: our half is finished"):
+            machine.sent(part)
+    else:
+        machine.sent(part)
+    assert machine.sending is (target or half)
+    assert machine.receiving is Half.OPEN
+
+
+@pytest.mark.parametrize(("sending", "receiving"), list(product(Half, Half)), ids=named)
+def test_a_stream_is_over_when_both_halves_are_finished(sending: Half, receiving: Half) -> None:
+    machine = StreamMachine(7, StreamState.OPEN)
+    machine.sending, machine.receiving = sending, receiving
+    assert machine.over is (sending is receiving is Half.FINISHED)
