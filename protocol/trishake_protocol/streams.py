@@ -284,7 +284,8 @@ class Streams:
             self.reset(id_)
             self._events.append(StreamReset(id_, stream.machine.state in _NOT_ANSWERED))
             return
-        self._events.append(StreamFinished(id_))
+        if stream.machine.state is not StreamState.REFUSED:  # both sides know already
+            self._events.append(StreamFinished(id_))
         self._forget_if_over(id_, stream)
 
     def _stream_of(self, frame: MuxFrame) -> _Stream | None:
