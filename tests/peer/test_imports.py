@@ -16,7 +16,7 @@ PEER = Path(trishake.__file__).parent
 PROTOCOL = Path(trishake_protocol.__file__).parent
 THIRD_PARTIES = {"trio"}
 """What `trishake` imports beside the core and the standard library: no cryptography, no msgpack."""
-THIRD_PARTIES_OF = {"_tls": {"cryptography"}, "_websocket_stream": {"trio_websocket", "wsproto"}}
+THIRD_PARTIES_OF = {"_tls": {"cryptography"}, "_websocket_stream": {"trio_websocket", "wsproto", "h11"}}
 """And what one module alone does: to make a certificate, and for the extra `websocket`."""
 
 
