@@ -133,6 +133,7 @@ class WebSocketStream(trio.abc.Stream):
             try:
                 self._nursery.start_soon(self._run)
             except RuntimeError as error:  # which is how a nursery that has ended says so
+                self._settled.set()
                 raise trio.BrokenResourceError("the peer to which this stream belongs has left") from error
         if not self._closed:
             await self._settled.wait()
@@ -242,8 +243,11 @@ class WebSocketStream(trio.abc.Stream):
 
 
 class _Carrier(trio.abc.Stream):
-    """The stream below, as the library gets it. It says what the library does not: what came before the upgrade,
-    and that nothing more will."""
+    """The stream below, as the library gets it. It says what the library does not: that nothing more will come.
+
+    beginning: of an upgrade, as the other side has to say it. What begins otherwise, or is too long, is broken off
+    here: the library waits for the end of anything that looks like HTTP, and fails in many ways at the rest.
+    """
 
     def __init__(self, stream: trio.abc.Stream, beginning: bytes) -> None:
         self.transport_stream: Final = stream
@@ -284,9 +288,11 @@ class _Carrier(trio.abc.Stream):
         upgrade = self._beginning.startswith(heard[: len(self._beginning)])
         if upgrade and len(heard) <= _LONGEST_UPGRADE:
             return
-        if not upgrade and self._beginning == _REQUEST:
-            await self.send_all(_BAD_REQUEST)  # so that the dialer can tell what is spoken here
-        self.over.set()
+        try:
+            if not upgrade and self._beginning == _REQUEST:
+                await self.send_all(_BAD_REQUEST)  # so that the dialer can tell what is spoken here
+        finally:
+            self.over.set()
         raise trio.BrokenResourceError("what came is no WebSocket handshake")
 
     async def aclose(self) -> None:

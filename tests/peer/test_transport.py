@@ -351,7 +351,10 @@ async def test_a_peer_takes_transports_of_ones_own_and_in_the_place_of_others() 
         schemes = ("pigeon", "mem")
 
     carrier = Carrier(private=True)
-    async with Peer(BOB, transports=[carrier]) as bob, Peer(ADA, transports=[carrier]) as ada:
+    async with (
+        Peer(BOB, limits=QUICK, transports=[carrier]) as bob,
+        Peer(ADA, limits=QUICK, transports=[carrier]) as ada,
+    ):
         for scheme in carrier.schemes:
             listener = await bob.listen(f"{scheme}://{scheme}-loft")
             assert str(listener.addresses[0]) == f"{scheme}://{scheme}-loft"
