@@ -19,7 +19,7 @@ THIRD_PARTIES = {"trio"}
 THIRD_PARTIES_OF = {
     "_messages": {"msgpack"},
     "_tls": {"cryptography"},
-    "_websocket_stream": {"trio_websocket", "wsproto"},
+    "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }
 """And what one module alone does: values, a certificate, and the extra `websocket`."""
 
