@@ -11,6 +11,7 @@ import trio
 from trishake_protocol import PeerId, Streams
 
 from ._errors import StreamError, StreamReset
+from ._transport import OneCaller
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -49,8 +50,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self._our_half_finished = False
         self._reset = False
         self._closed = False
-        self._sending = False
-        self._receiving = False
+        self._sending = OneCaller("send")
+        self._receiving = OneCaller("receive")
         self._opened = False
         self._refusal: StreamError | None = None
         self._sender = trio.lowlevel.ParkingLot()
@@ -72,10 +73,7 @@ class Stream(trio.abc.HalfCloseableStream):
         Waits while the other side gives no credit: it reads what it has before it is sent more. Cancelled, some
         of it may have been sent, and the stream is whole: no record is ever torn.
         """
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this stream")
-        self._sending = True
-        try:
+        with self._sending:
             self._check_sendable()
             view = memoryview(data)
             if not view:
@@ -89,14 +87,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 else:
                     await self._sender.park()
                 self._check_sendable()
-        finally:
-            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this stream")
-        self._sending = True
-        try:
+        with self._sending:
             await trio.lowlevel.checkpoint()
             self._check_sendable()
             while self._writer.full or not self._streams.credit(self.id):
@@ -105,13 +98,10 @@ class Stream(trio.abc.HalfCloseableStream):
                 else:
                     await self._sender.park()
                 self._check_sendable()
-        finally:
-            self._sending = False
 
     async def send_eof(self) -> None:
         """End our half: the other side sees the end, and can go on sending. Again, it does nothing."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this stream")
+        self._sending.check()
         if not self._our_half_finished:
             self._check_sendable()
             self._finish()
@@ -133,10 +123,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """At least one byte, or none when the other side has ended its half. Cancelled, it has lost nothing."""
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
-        if self._receiving:
-            raise trio.BusyResourceError("another task is already receiving on this stream")
-        self._receiving = True
-        try:
+        with self._receiving:
             if self._received or self._their_half_finished:
                 await trio.lowlevel.checkpoint()
             while not self._received:
@@ -146,8 +133,6 @@ class Stream(trio.abc.HalfCloseableStream):
                 await self._receiver.park()
             self._check_closed()
             return self._take(max_bytes)
-        finally:
-            self._receiving = False
 
     def _take(self, max_bytes: int | None) -> bytes:
         data = self._received.popleft()

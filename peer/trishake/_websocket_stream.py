@@ -167,7 +167,7 @@ class WebSocketStream(trio.abc.Stream):
     # --- sending ------------------------------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        with self._sending.enter():
+        with self._sending:
             connection = await self._opened()
             if self._torn:
                 raise trio.BrokenResourceError("an earlier send was cancelled within a message")
@@ -181,7 +181,7 @@ class WebSocketStream(trio.abc.Stream):
                 self._torn = False
 
     async def wait_send_all_might_not_block(self) -> None:
-        with self._sending.enter():
+        with self._sending:
             await self._opened()
             await self.transport_stream.wait_send_all_might_not_block()
 
@@ -190,7 +190,7 @@ class WebSocketStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
-        with self._receiving.enter():
+        with self._receiving:
             connection = await self._opened()
             while not self._received:  # an empty message is no end
                 try:

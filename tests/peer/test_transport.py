@@ -17,13 +17,13 @@ from trishake import (
     Address,
     Bound,
     Cause,
-    Connection,
     InvalidAddress,
     Limits,
     Memory,
     NoResponse,
     Peer,
     Phase,
+    Stream,
     Tcp,
     Tls,
     Transport,
@@ -141,26 +141,24 @@ async def test_two_peers_greet_over_every_transport(transport_and_address: tuple
     async with Peer(BOB, limits=QUICK) as bob, Peer(ADA, limits=QUICK) as ada:
         listener = await bob.listen(address)
         assert listener.invite.startswith(address.partition("://")[0] + f"://{BOB.id}@")
-        met: list[Connection] = []
-        async with trio.open_nursery() as nursery:
 
-            async def answer() -> None:
-                met.append(await listener.accept())
-                await met[0].send_all(b"and " + await met[0].receive_some())
+        @bob.handle("greet/1")
+        async def answer(stream: Stream) -> None:
+            assert stream.peer == ADA.id
+            await stream.send_all(b"and " + await stream.receive_some())
 
-            nursery.start_soon(answer)
-            connection = await ada.dial(listener.invite)
-            assert connection.peer == BOB.id
-            await connection.send_all(b"hello")
-            assert await connection.receive_some() == b"and hello"
-        assert met[0].peer == ADA.id
+        connection = await ada.dial(listener.invite)
+        assert connection.peer == BOB.id
+        async with await connection.open_stream("greet/1") as stream:
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"and hello"
+        [met] = bob.connections
+        assert met.peer == ADA.id
         has_endpoint = not address.startswith(("unix", "mem"))
-        assert (met[0].address is not None) == has_endpoint
-        assert connection.seen == met[0].address
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.aclose)
-            assert await met[0].receive_some() == b""
-            await met[0].aclose()
+        assert (met.address is not None) == has_endpoint
+        assert connection.seen == met.address
+        await connection.aclose()
+        assert (await met.closed()).by_peer
     await wait_all_tasks_blocked(SETTLED)
     assert open_sockets() == before
 
@@ -358,8 +356,8 @@ async def test_a_peer_takes_transports_of_ones_own_and_in_the_place_of_others() 
         for scheme in carrier.schemes:
             listener = await bob.listen(f"{scheme}://{scheme}-loft")
             assert str(listener.addresses[0]) == f"{scheme}://{scheme}-loft"
-            connection = await ada.dial(listener.invite)
-            assert connection.peer == BOB.id
+            async with await ada.dial(listener.invite) as connection:
+                assert connection.peer == BOB.id
         async with Peer(ADA) as stranger:
             with pytest.raises(NoResponse, match="mem-loft"):
                 await stranger.dial("mem://mem-loft")
