@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from trishake_protocol import CloseCode, LocalProtocolError, Profile, RemoteProtocolError, Role, State
+from trishake_protocol import CloseCode, LocalProtocolError, Profile, RemoteProtocolError, Role, State, Wait
 from trishake_protocol.events import (
     CloseReceived,
     CreditReceived,
@@ -448,6 +448,15 @@ def test_an_opener_that_finishes_within_its_greeting_has_opened_nothing(sent: by
 def test_an_acceptor_that_finishes_within_its_answer_has_not_answered(sent: bytes) -> None:
     streams, id_ = our_stream()
     assert hear(streams, yamux.data(id_, sent, ACK | FIN)) == [StreamReset(id_, False)]
+    assert said(streams) == [Frame(WINDOW_UPDATE, RST, id_, 0)]
+    assert len(streams) == 0
+
+
+def test_an_opener_that_has_finished_and_is_not_answered_hears_of_a_reset() -> None:
+    streams, id_ = our_stream()
+    streams.finish(id_)
+    streams.data_to_send()
+    assert hear(streams, yamux.window_update(id_, 0, FIN)) == [StreamReset(id_, False)]
     assert said(streams) == [Frame(WINDOW_UPDATE, RST, id_, 0)]
     assert len(streams) == 0
 
@@ -1009,14 +1018,13 @@ def test_our_own_resets_are_nobody_elses_breach() -> None:
 # --- frames that are of no stream -----------------------------------------------------------------------
 
 
-def test_a_ping_is_answered_with_its_value() -> None:
+@pytest.mark.parametrize("value", [0, 1, 2**32 - 1])
+def test_a_ping_is_answered_with_its_value(value: int) -> None:
     streams = Streams(INITIATOR)
-    assert hear(streams, yamux.ping(0xDEADBEEF)) == []
+    assert hear(streams, yamux.ping(value)) == []
     assert streams.unsent == 12
-    assert said(streams) == [Frame(PING, ACK, 0, 0xDEADBEEF)]
+    assert said(streams) == [Frame(PING, ACK, 0, value)]
     assert said(streams) == []
-    hear(streams, yamux.ping(0))
-    assert said(streams) == [Frame(PING, ACK, 0, 0)]
 
 
 def test_of_many_pings_the_latest_is_answered() -> None:
@@ -1724,8 +1732,19 @@ def test_data_that_crosses_our_close_is_discarded(carried: Carried, verb: str, c
     CLOSES[verb][0](carried.responder.session)
     assert carried.say(crossing) == []
     assert carried.responder.error is None
+    assert held(carried.theirs)["_inbox"] == 0
     carried.pair.talk()
     assert carried.responder.events == [CloseReceived(CloseCode.NORMAL)]
+
+
+def test_what_had_arrived_and_was_not_handed_out_before_our_close_is_discarded(carried: Carried) -> None:
+    session = carried.responder.session
+    carried.ours.open("one")
+    carried.ours.open("two")
+    session.receive_data(carried.initiator.write())
+    assert session.next_event() == StreamOpened(1, "one")
+    session.close(CloseCode.GOING_AWAY)
+    assert session.next_event() is Wait.NEED_DATA
 
 
 def test_streams_that_were_opened_while_the_other_side_decides_are_sent_when_it_has() -> None:
