@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 chat: $(VENV)/.run  ## the example, both sides of it scripted
 	$(BIN)/python examples/smoke.py

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from trishake import Connection, DialError, Identity, Network, initiate, respond
+from trishake import DialError, Identity, Network, SecureStream, initiate, respond
 
 ADA, BOB = Identity.generate(), Identity.generate()
 HOME = Network("home", psk=bytes(range(32)))
@@ -72,9 +72,9 @@ class Between:
 
 async def greet_through(
     between: Between, suite: int
-) -> tuple[Connection | DialError | None, Connection | DialError | None]:
+) -> tuple[SecureStream | DialError | None, SecureStream | DialError | None]:
     """What (ada, the initiator) and (bob, the responder) make of it."""
-    outcomes: list[Connection | DialError | None] = [None, None]
+    outcomes: list[SecureStream | DialError | None] = [None, None]
     network = SUITES[suite]
 
     async def dial() -> None:
@@ -103,8 +103,8 @@ async def lengths(suite: int) -> tuple[int, int]:
     """Bytes to bob (preface, SYN, ACK) and to ada (SYN-ACK, VERDICT) in an untouched greeting."""
     between = Between(unchanged, unchanged)
     ada, bob = await greet_through(between, suite)
-    assert isinstance(ada, Connection)
-    assert isinstance(bob, Connection)
+    assert isinstance(ada, SecureStream)
+    assert isinstance(bob, SecureStream)
     return between.passed["to bob"], between.passed["to ada"]
 
 

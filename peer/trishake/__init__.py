@@ -1,11 +1,14 @@
 """Trishake: peers that know each other before the first message, on Trio.
 
-General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _transports.py)
-and has listeners (_listener.py, _admission.py). Both greet (_greeting.py): they drive a Session of
-`trishake_protocol` over a stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy
-(_trust.py) who is welcome. What comes of it is a `Connection` (_connection.py), a Trio stream, or an error
-(_errors.py) that names the outcome. `initiate` and `respond` do the same over any stream. Whoever wants to
-watch gives an `Observer` (_observer.py).
+General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _dialing.py,
+_keep.py) and has listeners (_listener.py, _admission.py), over any `Transport` (_transport.py, _tcp.py, _unix.py,
+_tls.py, _websocket.py, _memory.py). Both greet (_greeting.py): they drive a Session of `trishake_protocol` over a
+stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy (_trust.py) who is welcome.
+What comes of it is an error (_errors.py) that names the outcome, or a `Connection` (_connection.py, _writer.py),
+known by identity (_registry.py), with many a `Stream` (_stream.py), which a handler answers (_handlers.py) and
+which can carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a
+`SecureStream` (_secure_stream.py). What happens is told to an `Observer` (_observer.py) and counted
+(_statistics.py).
 """
 
 from trishake_protocol import (
@@ -27,32 +30,56 @@ from trishake_protocol import (
 )
 
 from ._addresses import Address
-from ._connection import Connection, initiate, respond
+from ._connection import Connection
 from ._errors import (
     BadHandshake,
+    BadMessage,
     Cause,
     ConnectionClosed,
     DialError,
     InvalidAddress,
+    MessageTooLarge,
     NoResponse,
     Phase,
     Refused,
     Rejected,
+    RequestFailed,
+    StreamError,
+    StreamRefused,
+    StreamReset,
+    StreamTimeout,
+    UnknownProtocol,
     Untrusted,
     WrongIdentity,
 )
+from ._handlers import StreamHandler
+from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
+from ._memory import Memory
+from ._messages import MessageChannel, RequestFunction
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
+from ._registry import Arrivals
+from ._secure_stream import SecureStream, initiate, respond
+from ._statistics import Statistics
+from ._stream import Stream
+from ._tcp import Tcp
+from ._tls import Tls
+from ._transport import Bound, Place, Transport
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, accept, anyone, only, reject
+from ._unix import Unix
 from ._version import VERSION as __version__
+from ._websocket import WebSocket
 
 __all__ = [
     "Acceptance",
     "Address",
     "AlertCode",
+    "Arrivals",
     "BadHandshake",
+    "BadMessage",
+    "Bound",
     "Cause",
     "CloseCode",
     "Connection",
@@ -64,15 +91,20 @@ __all__ = [
     "Introduction",
     "InvalidAddress",
     "InvalidPeerId",
+    "Keeper",
     "Limits",
     "Listener",
     "LocalProtocolError",
+    "Memory",
+    "MessageChannel",
+    "MessageTooLarge",
     "Network",
     "NoResponse",
     "Observer",
     "Peer",
     "PeerId",
     "Phase",
+    "Place",
     "Policy",
     "Progress",
     "ProtocolError",
@@ -80,12 +112,28 @@ __all__ = [
     "Rejected",
     "Rejection",
     "RemoteProtocolError",
+    "RequestFailed",
+    "RequestFunction",
     "Role",
+    "SecureStream",
+    "Statistics",
     "Step",
+    "Stream",
+    "StreamError",
+    "StreamHandler",
+    "StreamRefused",
+    "StreamReset",
+    "StreamTimeout",
     "Suite",
+    "Tcp",
+    "Tls",
+    "Transport",
     "TrishakeError",
+    "Unix",
+    "UnknownProtocol",
     "Untrusted",
     "VerdictCode",
+    "WebSocket",
     "WrongIdentity",
     "__version__",
     "accept",

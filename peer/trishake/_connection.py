@@ -1,59 +1,62 @@
-"""Connection: one Session driven over one Trio stream.
+"""Connection: one Session driven over one transport, and the streams inside it.
 
-A connection is a `trio.abc.HalfCloseableStream`. It has no task of its own: whoever calls `send_all` encrypts
-and writes, whoever calls `receive_some` reads and decrypts. `initiate` and `respond` make one of any stream;
-`Peer` (`_peer.py`) makes them of addresses.
+One task reads (`run`); nothing that it does waits for the network to write, nor for the application:
 
-    send_all → Session.send → Wire.queue → Wire.flush → transport
-    transport → Wire.receive → Session.receive_data → Session.next_event → receive_some
+    transport → Wire.receive → Session.receive_data → Session.next_event → Stream.on_… → receive_some
+
+What is written goes through the Writer, mostly by whoever sends. The reader is also who notices silence: it
+pings, and gives the other side up. However a connection ends, it ends once, for one cause, and everybody who
+waits wakes with that cause.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import trio
 
 from trishake_protocol import (
     CloseCode,
     CloseReceived,
+    CreditReceived,
     DataReceived,
     Direction,
-    Identity,
-    Network,
-    PeerId,
-    Profile,
+    Event,
+    GoAwayReceived,
+    PongReceived,
     RemoteProtocolError,
-    Role,
     Session,
-    Suite,
+    State,
+    StreamAccepted,
+    StreamFinished,
+    StreamOpened,
+    StreamRefused,
+    StreamReset,
     Truncated,
     Wait,
     code_name,
     escape,
 )
-from trishake_protocol.limits import MAX_RECORD_CONTENT
+from trishake_protocol.limits import PING_LENGTH
+from trishake_protocol.messages import Close
 
-from ._errors import ConnectionClosed
-from ._greeting import Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
+from ._errors import ConnectionClosed, StreamTimeout, UnknownProtocol
+from ._errors import StreamRefused as StreamRefusedError
+from ._greeting import Greeted, Meeting
+from ._handlers import UNKNOWN, Handler, Handlers
 from ._limits import Limits
-from ._observer import Observer
-from ._trust import Policy, anyone, as_peer_id
-from ._version import AGENT
+from ._messages import MAX_SIZE, request
+from ._stream import Stream
+from ._trust import Introduction, Rejection, shortened
 from ._wire import Wire
-
-_SEND_CHUNK: Final = 4 * MAX_RECORD_CONTENT
-"""Plaintext that is encrypted ahead of the write: bounds what a slow reader makes us hold."""
+from ._writer import Writer
 
 
-class Connection(trio.abc.HalfCloseableStream):
-    """An open, encrypted connection to a peer whose identity is proved. Made by a greeting, never by hand.
+class Connection(Greeted, trio.abc.AsyncResource):
+    """An open connection to a peer whose identity is proved, on which both sides open streams.
 
-    Its errors are those of a Trio stream: BusyResourceError for two callers at once, ClosedResourceError after
-    our own close, and ConnectionClosed, a BrokenResourceError, with the code and text of who ended it.
+    Made by a `Peer`. `async with connection` closes it at the end of the block.
     """
 
     def __init__(
@@ -62,388 +65,415 @@ class Connection(trio.abc.HalfCloseableStream):
         wire: Wire,
         meeting: Meeting,
         limits: Limits,
-        on_close: Callable[[Connection], None] | None = None,
+        handlers: Handlers,
+        nursery: trio.Nursery,
+        on_end: Callable[[Connection, ConnectionClosed], None],
     ) -> None:
-        self._session = session
-        self._wire = wire
+        super().__init__(session, wire, meeting)
         self._limits = limits
-        self._on_close = on_close
-        self._sending = _Turn("send")
-        self._receiving = _Turn("receive")
-        self._received = b""
-        self._reads = 0  # of the transport: a call that needed none still owes Trio a checkpoint
-        self._failure: ConnectionClosed | None = None
-        self._closed = False
+        self._handlers = handlers
+        self._nursery = nursery
+        self._on_end = on_end
+        self._carried = session.carry_streams()
+        self._writer = Writer(session, self._carried, wire, nursery, self._write_failed)
+        self._streams: dict[int, Stream] = {}
+        """Those that neither the application has closed nor the other side has refused."""
+        self._given_up: dict[int, None] = {}
+        """Ours that we closed and the other side may not have: the first to go when there is no room for more."""
+        self._settled = trio.lowlevel.ParkingLot()
+        """Who waits for a stream to be closed: for room for one more, or for the last one."""
+        self._abandoned: tuple[float, int] = (0.0, 0)
+        """When the second began that we count in, and how many streams were opened and reset in it."""
+        self._peer_leaves = False
 
-        self.peer: Final[PeerId] = meeting.identified.peer
-        """Who the other side is, proved."""
-        self.greeting: Final = meeting.identified.greeting
-        """What it said about itself, signed: `agent`, `app`, `caps`. Escape its text before showing it."""
-        self.seen: Final = meeting.seen
-        """Our own address as the other side sees it, where we dialed and it said so."""
-        self.welcome: Final = meeting.text
-        """The text that came with READY, where we dialed; escape it before showing it."""
-        self.address: Final = wire.address
-        """Where the other side is, `host:port`; None where the transport has no such thing."""
-        self.role: Final[Role] = session.role
-        self.session_id: Final[bytes] = session.session_id
-        """8 bytes, the same on both sides, for both logs."""
-        self.channel_binding: Final[bytes] = session.channel_binding
-        """32 bytes, the same on both sides and on no other connection (section 9)."""
+        self.opened_at: Final = trio.current_time()
+        """When it opened, on Trio's clock."""
+        self._heard = self.opened_at
+        self._asked: float | None = None
+        self._pings = 0
+        self._pongs = 0
+        self._answers = trio.lowlevel.ParkingLot()
 
-    @property
-    def suite(self) -> Suite:
-        """The suite that the greeting used."""
-        assert self._session.suite is not None
-        return self._session.suite
+        self._reading = trio.CancelScope()
+        self._closing = False
+        self._violated = False  # the other side broke the rules: it is told so, and drained
+        self._broken: Exception | None = None
+        self._end: ConnectionClosed | None = None
+        self._ended = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Connection to {self.peer.short} session {self.session_id.hex()}>"
+        state = "closed" if self._end else "open"
+        return f"<Connection to {self.peer.short}, {state}, session {self.session_id.hex()}>"
 
-    # --- sending ----------------------------------------------------------------------------------------
+    @property
+    def is_open(self) -> bool:
+        """Whether streams can still be opened on it, as far as we know."""
+        return not self._closing and self._end is None
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it; returns when the transport has taken it.
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that are in use on our side."""
+        return tuple(self._streams.values())
 
-        Cancelled on a socket, it leaves the stream whole: records that were under way are completed by the
-        next call or by `aclose`. On another transport, see `Wire`: the connection is broken, and says so.
+    def check_open(self) -> None:
+        """Raises ConnectionClosed, with the cause, once it has ended."""
+        if self._end is not None:
+            raise self._why(self._end)
+
+    async def closed(self) -> ConnectionClosed:
+        """Wait until it has ended, however that comes: who ended it (`by_peer`), with which code and text."""
+        await self._ended.wait()
+        assert self._end is not None
+        return self._why(self._end)
+
+    # --- streams ----------------------------------------------------------------------------------------
+
+    async def open_stream(self, protocol: str) -> Stream:
+        """Open a stream, and return once the other side has taken it.
+
+        protocol: what it is for, 1 to 128 bytes of UTF-8, such as `chat/1`.
+        Raises UnknownProtocol, StreamRefused, or StreamTimeout after `Limits.open_stream`; ConnectionClosed;
+        ValueError for a protocol id out of bounds. Cancelled, it leaves no stream behind.
         """
-        with self._sending.take(self):
-            if self._session.sending is not Direction.OPEN and self._failure is None:
-                raise trio.ClosedResourceError("send_eof was called: this direction has ended")
-            await self._flush()
-            view = memoryview(data)
-            for start in range(0, len(view), _SEND_CHUNK):
-                self._session.send(view[start : start + _SEND_CHUNK])
-                await self._flush()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        with self._sending.take(self):
-            self._check_failure()
+        with trio.move_on_after(self._limits.open_stream):
+            await self._wait_for_room(protocol)
+            id_ = self._carried.open(protocol)
+            stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=True)
             try:
-                await self._wire.wait_writable()
-            except trio.BrokenResourceError as error:
-                raise self._write_failed(error) from error
+                await self._writer.flush()
+                await stream.wait_accepted()
+            except BaseException:
+                self._carried.reset(id_)
+                self._writer.flush_soon()
+                self.forget(stream)
+                raise
+            return stream
+        raise StreamTimeout(self.peer, protocol, self._limits.open_stream)
 
-    async def send_eof(self) -> None:
-        """End our direction, authenticated (CLOSE NORMAL); the other one goes on. Again, it does nothing."""
-        with self._sending.take(self):
-            self._check_failure()
-            if self._session.sending is Direction.OPEN:
-                self._session.finish()
-            await self._flush()
+    async def request(self, protocol: str, value: object, *, max_size: int = MAX_SIZE) -> Any:
+        """Ask for one value with another, on a stream of its own: see `Peer.handle_request`.
 
-    async def _flush(self) -> None:
-        self._check_failure()
-        self._wire.queue(self._session)
+        value: as `MessageChannel` sends it. max_size: bytes, of the request and of its reply; at least 2048.
+        Raises RequestFailed if the other side could not answer, and says why; BadMessage, MessageTooLarge; and
+        as `open_stream`. It waits as long as the connection lasts: bound it with `trio.fail_after`. Cancelled,
+        it has the function over there cancelled.
+        """
+        return await request(await self.open_stream(protocol), value, max_size=max_size)
+
+    async def _wait_for_room(self, protocol: str) -> None:
+        """Wait until one more stream of ours may be opened. A checkpoint only if there is none."""
+        while True:
+            self.check_open()
+            if self._peer_leaves or self._closing:
+                who = "the other side" if self._peer_leaves else "this side"
+                raise StreamRefusedError(self.peer, protocol, f"{who} is closing the connection")
+            if not self._carried.can_open and self._given_up:
+                self._drop(next(iter(self._given_up)))
+            if self._carried.can_open:
+                return
+            await self._settled.park()
+
+    def forget(self, stream: Stream) -> None:
+        """The application has closed it, or never had it."""
+        if self._streams.pop(stream.id, None) is not None:
+            if stream.is_ours and stream.id in self._carried:
+                self._given_up[stream.id] = None
+            self._settled.unpark_all()
+
+    def _drop(self, id_: int) -> None:
+        self._carried.reset(id_)
+        self._given_up.pop(id_, None)
+
+    def _settle(self, id_: int) -> None:
+        """The other side has done with it."""
+        self._given_up.pop(id_, None)
+        self._settled.unpark_all()
+
+    # --- the task ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read until it has ended, then say the last words and close the transport. Raises nothing.
+
+        Cancelled, it closes the transport at once.
+        """
         try:
-            await self._wire.flush()
-        except trio.BrokenResourceError as error:
-            raise self._write_failed(error) from error
+            with self._reading:
+                await self._read_until_silent()
+            if self._broken is not None:
+                self._transport_broke(self._broken)
+            await self._say_last_words()
+        finally:
+            dropped = ConnectionClosed(f"the connection to {self.peer} was dropped", by_peer=False)
+            end = self._finish(dropped)
+            self._on_end(self, end)
+            self._ended.set()
+            await self._wire.abort()
 
-    def _write_failed(self, error: trio.BrokenResourceError) -> Exception:
-        """The transport is broken: everything ends, and the reader wakes with the cause.
-
-        He first gets what has arrived: the other side's last words may be among it.
-        """
-        self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
-        self._receiving.wake(within=self._limits.close)
-        return self._failure_now()
-
-    # --- receiving --------------------------------------------------------------------------------------
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """At least one byte, or none when the other side has ended its direction, authenticated.
-
-        Cancelled, it has lost nothing, but on a transport that is no socket may have torn the answer to a ping
-        (see Wire). An end without CLOSE raises ConnectionClosed: it is no clean end.
-        """
-        if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError("max_bytes must be at least 1")
-        with self._receiving.take(self):
-            if self._failure is not None:
-                self._receiving.wake(within=self._limits.close)
-            reads = self._reads
-            if not self._received:
-                self._received = await self._next_data()
-            if self._reads == reads:
-                await trio.lowlevel.checkpoint()
-            if max_bytes is None or len(self._received) <= max_bytes:
-                data, self._received = self._received, b""
+    async def _read_until_silent(self) -> None:
+        """Read; when nothing was heard for long, ask, and when that brings nothing either, give up."""
+        limits = self._limits
+        while True:
+            due = self._heard + limits.keepalive
+            if self._asked is not None:
+                due = self._asked + limits.keepalive_answer
+            with trio.CancelScope(deadline=due):
+                await self._read()
+                return
+            if self._asked is None:
+                if trio.current_time() >= self._heard + limits.keepalive and self._end is None:
+                    self._asked = trio.current_time()
+                    self._ask()
+            elif self._heard > self._asked:
+                self._asked = None
             else:
-                data, self._received = self._received[:max_bytes], self._received[max_bytes:]
-            return data
-
-    async def _next_data(self) -> bytes:
-        """The content of the next DATA, or nothing at the clean end."""
-        while self._session.receiving is Direction.OPEN:
-            try:
-                event = self._session.next_event()
-            except RemoteProtocolError as error:
-                raise await self._end_after(error) from error
-            match event:
-                case Wait():
-                    await self._read()
-                case DataReceived():
-                    return event.data
-                case CloseReceived():
-                    await self._take_close(event)
-                case _:
-                    pass  # a PONG: nobody waits for it
-        self._check_failure()
-        return b""
+                silence = trio.current_time() - self._heard
+                self._finish(
+                    ConnectionClosed(
+                        f"{self.peer} has been silent for {silence:.0f} s, and did not answer a ping. "
+                        "It is gone, or the way to it is: dial again.",
+                        by_peer=False,
+                    )
+                )
+                return
 
     async def _read(self) -> None:
-        self._reads += 1
-        try:
-            data = await self._receive_while_flushing()
-        except trio.BrokenResourceError as error:
-            self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
-            raise self._failure_now() from error
-        if data:
-            self._session.receive_data(data)
-        else:
-            self._session.receive_eof()
-
-    async def _receive_while_flushing(self) -> bytes | bytearray:
-        """Read; what the session wants to answer is written beside it, and reading never waits for that.
-
-        Only where a cancelled write would tear the transport does it come first.
-        """
-        if not self._wire.unsent:  # else what the other side asks without reading would pile up
-            self._wire.queue(self._session)
-        room = self._session.receive_room
-        if self._wire.pending and self._wire.tears:
-            await self._flush_quietly()
-        if not self._wire.pending:
-            return await self._wire.receive(room)
-        outcome: list[bytes | bytearray | trio.BrokenResourceError] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._flush_quietly)
+        """Read until one of the two directions has ended it."""
+        session, wire = self._session, self._wire
+        while True:
             try:
-                outcome.append(await self._wire.receive(room))
+                data = await wire.receive(session.receive_room)
             except trio.BrokenResourceError as error:
-                outcome.append(error)
-            nursery.cancel_scope.cancel()
-        if isinstance(outcome[0], trio.BrokenResourceError):
-            raise outcome[0]
-        return outcome[0]
+                self._transport_broke(error)
+                return
+            self._heard = trio.current_time()
+            if data:
+                session.receive_data(data)
+            else:
+                session.receive_eof()
+            try:
+                while (event := session.next_event()) is not Wait.NEED_DATA:
+                    self._happen(event)
+            except RemoteProtocolError as error:
+                self._breach(error)
+            if self._violated or session.receiving is not Direction.OPEN or session.state is not State.OPEN:
+                return
+            if session.has_data_to_send:
+                self._writer.flush_soon()
 
-    async def _flush_quietly(self) -> None:
-        try:
-            await self._wire.flush()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the reader beside us meets the same end, and names it
+    def _happen(self, event: Event | Wait) -> None:
+        match event:
+            case DataReceived(data, id_):
+                if stream := self._streams.get(id_):
+                    stream.on_data(data)
+                else:
+                    self._drop(id_)  # it was closed here, and they have not stopped
+            case CreditReceived(id_):
+                if stream := self._streams.get(id_):
+                    stream.on_credit()
+            case StreamFinished(id_):
+                if stream := self._streams.get(id_):
+                    stream.on_finished()
+                self._settle(id_)
+            case StreamOpened(id_, protocol):
+                self._meet(id_, protocol)
+            case StreamAccepted(id_):
+                if stream := self._streams.get(id_):
+                    stream.on_accepted()
+            case StreamRefused(id_, unknown, text):
+                if stream := self._streams.get(id_):
+                    stream.on_refused(
+                        UnknownProtocol(self.peer, stream.protocol)
+                        if unknown
+                        else StreamRefusedError(self.peer, stream.protocol, text)
+                    )
+            case StreamReset(id_, abandoned):
+                if stream := self._streams.get(id_):
+                    stream.on_reset()
+                self._settle(id_)
+                if abandoned:
+                    self._count_abandoned()
+            case GoAwayReceived():
+                self._peer_leaves = True
+                self._settled.unpark_all()
+            case PongReceived(payload):
+                self._pongs = max(self._pongs, int.from_bytes(payload, "big"))
+                self._answers.unpark_all()
+            case CloseReceived(code, text):
+                self._closed_by_peer(code, text)
+            case _:
+                raise AssertionError(f"{event} on an open connection")
 
-    async def _take_close(self, close: CloseReceived) -> None:
-        if close.code is not CloseCode.NORMAL:
-            text = f': "{escape(close.text)}"' if close.text else ""
-            closed = ConnectionClosed(
-                f"{self.peer} closed the connection with {code_name(close.code)}{text}",
-                code=close.code,
-                text=close.text,
-                by_peer=True,
+    def _meet(self, id_: int, protocol: str) -> None:
+        """The other side opened a stream: answer it, and hand it over."""
+        handler = self._handlers.find(protocol)
+        if handler is None:
+            self._handlers.refused(self.peer, protocol, UNKNOWN)
+            self._carried.refuse_unknown(id_)
+            return
+        stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=False)
+        if handler.trust is None:
+            self._carried.accept(id_)
+        self._nursery.start_soon(self._serve, stream, handler)
+
+    async def _serve(self, stream: Stream, handler: Handler) -> None:
+        if handler.trust is not None:
+            introduction = Introduction(self.peer, self.role.other, self.address, self.greeting, self.session_id)
+            decision = await self._handlers.decide(handler.trust, introduction)
+            if stream.id not in self._carried or self._end is not None:
+                self.forget(stream)  # the other side did not wait for it
+                return
+            if isinstance(decision, Rejection):
+                self._handlers.refused(self.peer, stream.protocol, code_name(decision.reason))
+                self._carried.refuse(stream.id, shortened(decision.text or code_name(decision.reason)))
+                self._writer.flush_soon()
+                self.forget(stream)
+                return
+            self._carried.accept(stream.id)
+            self._writer.flush_soon()
+        await self._handlers.run(handler, stream)
+
+    def _count_abandoned(self) -> None:
+        """Whoever opens and resets, and never waits for an answer, may do so for a while (section 10)."""
+        now = trio.current_time()
+        since, count = self._abandoned
+        self._abandoned = since, count = (since, count + 1) if now < since + 1 else (now, 1)
+        if count > self._limits.resets_per_second and self._end is None:
+            text = f"more than {self._limits.resets_per_second} streams a second opened and reset at once"
+            self._session.close(CloseCode.PROTOCOL, text)
+            self._violated = True
+            self._finish(
+                ConnectionClosed(
+                    f"the connection to {self.peer} was ended: {text}",
+                    code=CloseCode.PROTOCOL,
+                    text=text,
+                    by_peer=False,
+                )
             )
-            await self._end(closed)
 
-    async def _end_after(self, error: RemoteProtocolError) -> Exception:
-        """The other side broke the protocol, or was cut off."""
-        cut = isinstance(error, Truncated)
-        closed = ConnectionClosed(
-            f"the connection to {self.peer} ended: {error}",
-            code=None if cut else CloseCode.PROTOCOL,
-            by_peer=cut,
-        )
-        await self._end(closed)
-        return self._failure_now()
+    # --- liveness ---------------------------------------------------------------------------------------
 
-    async def _end(self, closed: ConnectionClosed) -> None:
-        """The other side ended it, one way or another: the sender wakes, and our CLOSE is written."""
-        self._fail(closed)
-        self._sending.wake()
-        self._wire.queue(self._session)
-        with trio.move_on_after(self._limits.write_alert):
-            await self._flush_quietly()
+    async def ping(self) -> float:
+        """Ask whether the other side is there; the round trip in seconds.
+
+        It waits as long as the connection lasts: bound it with `trio.fail_after`. Raises ConnectionClosed.
+        """
+        self.check_open()
+        started = trio.current_time()
+        number = self._ask()
+        while self._pongs < number:
+            await self._answers.park()
+            self.check_open()
+        return trio.current_time() - started
+
+    def _ask(self) -> int:
+        self._pings += 1
+        self._session.ping(self._pings.to_bytes(PING_LENGTH, "big"))
+        self._writer.flush_soon()
+        return self._pings
 
     # --- ending -----------------------------------------------------------------------------------------
 
-    async def aclose(self, code: CloseCode = CloseCode.NORMAL, text: str | None = None) -> None:
-        """Close for good: end our direction, wait for the other's CLOSE, at most `Limits.close`, and close.
+    async def aclose(
+        self, code: CloseCode = CloseCode.NORMAL, text: str | None = None, *, finish: float | None = None
+    ) -> None:
+        """Close for good, and return when it is: take no new streams, let the open ones finish, say CLOSE.
 
-        code, text: what the other side is told, text of at most 256 bytes; with NORMAL it may finish what it is
-        sending, and that is discarded. Raises nothing but ValueError for such a text; then, and cancelled, the
-        transport is closed all the same, at once.
+        code, text: what the other side is told; text of at most 256 bytes. finish: seconds that the open streams
+        have, `Limits.finish` by default, 0 with any code but NORMAL and GOING_AWAY; then they end with
+        ConnectionClosed. The other side's CLOSE is waited for at most `Limits.close`.
+        Raises nothing but ValueError for such a text. Cancelled, it closes the transport at once.
         """
-        if self._closed:
-            await trio.lowlevel.checkpoint()
-            return
-        self._closed = True
-        try:
-            with trio.move_on_after(self._limits.close):
-                await self._sending.evict()
-                await self._receiving.evict()
-                await self._close_both_directions(code, text)
-                await self._wire.aclose()
-        finally:
-            if self._on_close is not None:
-                self._on_close(self)
-            await self._wire.abort()
-        await trio.lowlevel.checkpoint()
-
-    async def _close_both_directions(self, code: CloseCode, text: str | None) -> None:
-        session = self._session
-        if self._failure is not None or self._wire.torn:
-            if self._failure is not None and not self._failure.by_peer:
-                await self._say_goodbye()
-            return
-        if code is not CloseCode.NORMAL and session.sending is not Direction.CLOSED:
-            session.close(code, text)
-        elif session.sending is Direction.OPEN:
-            session.finish(text)
-        self._wire.queue(session)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._flush_quietly)
+        content = Close(code, text)
+        content.encode()
+        if not self._closing:
+            self._closing = True
+            graceful = code in (CloseCode.NORMAL, CloseCode.GOING_AWAY)
             try:
-                while session.receiving is Direction.OPEN:
-                    if session.next_event() is Wait.NEED_DATA:
-                        data = await self._wire.receive(session.receive_room)
-                        session.receive_data(data) if data else session.receive_eof()
-            except (RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
-                # It was to end anyway, and no one is left to tell.
-                nursery.cancel_scope.cancel()
-
-    async def _say_goodbye(self) -> None:
-        """We ended it for a breach, and have said so: let the other side read that before the reset."""
-        try:
-            await self._wire.send_eof()
-            await self._wire.drain(self._limits.drain_after_alert, self._limits.drain_bytes)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
-
-    def _fail(self, closed: ConnectionClosed) -> None:
-        if self._failure is None:
-            self._failure = closed
-
-    def _failure_now(self) -> Exception:
-        """What a caller gets who waited, or comes, when it has ended."""
-        if self._closed:
-            return trio.ClosedResourceError("this connection was closed here")
-        assert self._failure is not None
-        known = self._failure
-        return ConnectionClosed(str(known), code=known.code, text=known.text, by_peer=known.by_peer)
-
-    def _check_failure(self) -> None:
-        if self._closed or self._failure is not None:
-            raise self._failure_now()
-
-
-class _Turn:
-    """One caller at a time, as Trio's streams have it; and a way to wake him when everything ends."""
-
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
-        self._scope: trio.CancelScope | None = None
-        self._free: trio.Event | None = None
-
-    @contextmanager
-    def take(self, connection: Connection) -> Generator[None]:
-        if self._scope is not None:
-            raise trio.BusyResourceError(f"another task is already in {self._verb} on this connection")
-        if connection._closed:  # pyright: ignore[reportPrivateUsage]
-            raise connection._failure_now()  # pyright: ignore[reportPrivateUsage]
-        scope = self._scope = trio.CancelScope()
-        with scope:
-            try:
-                yield
+                if self._end is None and graceful:
+                    await self._finish_streams(self._limits.finish if finish is None else finish)
+                if self._end is None:
+                    await self._say_close(content)
             finally:
-                self._scope = None
-                if self._free is not None:
-                    self._free.set()
-        if scope.cancelled_caught:
-            raise connection._failure_now()  # pyright: ignore[reportPrivateUsage]
+                self._reading.cancel()
+        await self._ended.wait()
 
-    def wake(self, *, within: float = 0) -> None:
-        """Make the caller who waits, if there is one, return with the cause of the end. within: seconds."""
-        if self._scope is not None:
-            self._scope.deadline = trio.current_time() + within
+    async def _finish_streams(self, seconds: float) -> None:
+        self._carried.go_away()
+        self._writer.flush_soon()
+        with trio.move_on_after(seconds):
+            while self._streams and self._end is None:
+                await self._settled.park()
 
-    async def evict(self) -> None:
-        """Wake the caller, and wait until he is gone."""
-        if self._scope is not None:
-            self._free = trio.Event()
-            self.wake()
-            await self._free.wait()
+    async def _say_close(self, close: Close) -> None:
+        if close.code is CloseCode.NORMAL:
+            self._session.finish(close.text)
+        else:
+            assert isinstance(close.code, CloseCode)
+            self._session.close(close.code, close.text)
+        self._writer.flush_soon()
+        self._finish(
+            ConnectionClosed(
+                f"the connection to {self.peer} was closed here ({code_name(close.code)})",
+                code=close.code,
+                text=close.text,
+                by_peer=False,
+            )
+        )
+        with trio.move_on_after(self._limits.close):
+            await self._ended.wait()
 
+    def _closed_by_peer(self, code: CloseCode | int, text: str | None) -> None:
+        said = f': "{escape(text)}"' if text else ""
+        self._finish(
+            ConnectionClosed(
+                f"{self.peer} closed the connection with {code_name(code)}{said}",
+                code=code,
+                text=text,
+                by_peer=True,
+            )
+        )
 
-# --- over any Trio stream ---------------------------------------------------------------------------------
+    def _breach(self, error: RemoteProtocolError) -> None:
+        """The other side broke the protocol, or was cut off; the session holds what it is told."""
+        cut = isinstance(error, Truncated)
+        code = None if cut else error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
+        self._violated = not cut
+        self._finish(ConnectionClosed(f"the connection to {self.peer} ended: {error}", code=code, by_peer=cut))
 
+    def _write_failed(self, error: Exception) -> None:
+        """Writing failed. What the other side said before it went is still read, for a while: it is the cause."""
+        self._broken = error
+        self._reading.deadline = trio.current_time() + self._limits.write_alert
 
-async def initiate(
-    stream: trio.abc.Stream,
-    identity: Identity,
-    *,
-    expect: PeerId | str | None = None,
-    trust: Policy = anyone,
-    network: Network | None = None,
-    suites: Sequence[int] | None = None,
-    app: bytes | None = None,
-    agent: str | None = AGENT,
-    limits: Limits | None = None,
-    observer: Observer | None = None,
-) -> Connection:
-    """Greet whoever is at the other end of a stream, as the one who opens. Returns once we are accepted.
+    def _transport_broke(self, error: Exception) -> None:
+        self._finish(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
 
-    expect: who must answer; anyone whom `trust` takes, if None. network: the default is the public network
-    `trishake`. suites: ids enabled, best first. app: at most 4096 bytes, handed to the other side's policy.
-    Raises DialError: NoResponse, Rejected, or Refused. The stream is ours from the call on: it is closed when
-    the greeting fails or is cancelled, and with the connection.
-    """
-    profile = Profile(network or Network(), _ids(suites), agent=agent, app=app)
-    expected = None if expect is None else as_peer_id(expect)
-    session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
-    greeter = _greeter(stream, session, trust, limits, observer)
-    meeting = await greet_as_initiator(greeter)
-    return Connection(session, greeter.wire, meeting, greeter.limits)
+    def _finish(self, end: ConnectionClosed) -> ConnectionClosed:
+        """It has ended, for this cause if it is the first: everybody who waits wakes. Returns the first cause."""
+        if self._end is None:
+            self._end = end
+            for stream in self._streams.values():
+                stream.on_end()
+            self._answers.unpark_all()
+            self._settled.unpark_all()
+            self._writer.wake()
+        return self._end
 
+    async def _say_last_words(self) -> None:
+        """Write what the session still holds, and see that it arrives."""
+        self._writer.stop()
+        self._wire.queue(self._session)
+        try:
+            with trio.move_on_after(self._limits.write_alert):
+                await self._wire.flush()
+                if self._violated:
+                    await self._wire.send_eof()
+                    await self._wire.drain(self._limits.drain_after_alert, self._limits.drain_bytes)
+                await self._wire.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the other side is gone already
 
-async def respond(
-    stream: trio.abc.Stream,
-    identity: Identity,
-    *,
-    trust: Policy = anyone,
-    network: Network | None = None,
-    suites: Sequence[int] | None = None,
-    app: bytes | None = None,
-    agent: str | None = AGENT,
-    limits: Limits | None = None,
-    observer: Observer | None = None,
-) -> Connection:
-    """Answer the greeting that comes over a stream. Returns once we have accepted and said so.
-
-    Parameters and errors as for `initiate`; a dialer that our policy rejects is told why, and Untrusted is
-    raised here.
-    """
-    profile = Profile(network or Network(), _ids(suites), agent=agent, app=app)
-    session = Session.responder(identity, profile, now=unix_time())
-    greeter = _greeter(stream, session, trust, limits, observer)
-    meeting = await greet_as_responder(greeter)
-    return Connection(session, greeter.wire, meeting, greeter.limits)
-
-
-def _ids(suites: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if suites is None else tuple(suites)
-
-
-def _greeter(
-    stream: trio.abc.Stream, session: Session, trust: Policy, limits: Limits | None, observer: Observer | None
-) -> Greeter:
-    wire = Wire.over(stream)
-    return Greeter(
-        session,
-        wire,
-        trust=trust,
-        limits=limits or Limits(),
-        observer=observer or Observer(),
-        address=wire.address,
-        started=trio.current_time(),
-    )
+    @staticmethod
+    def _why(end: ConnectionClosed) -> ConnectionClosed:
+        """A fresh one for each who asks: a raised exception gathers tracebacks."""
+        return ConnectionClosed(str(end), code=end.code, text=end.text, by_peer=end.by_peer)

@@ -19,9 +19,9 @@ import trio
 
 from trishake_protocol import Identity
 
-from ._connection import Connection
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
+from ._stream import Stream
 from ._trust import only
 
 _TIME_LIMIT: Final = 30
@@ -59,21 +59,25 @@ class _Reporter(Observer):
         _report(_GREETING.get(progress.step, self._ready), session=session_id, step=int(progress.step))
 
 
-async def _receive_to_end(connection: Connection) -> str:
-    return b"".join([chunk async for chunk in connection]).decode()
+async def _receive_to_end(stream: Stream) -> str:
+    return b"".join([chunk async for chunk in stream]).decode()
+
+
+async def _answer(stream: Stream) -> None:
+    _report(f"he reads: {await _receive_to_end(stream)}")
+    await stream.send_all(b"hello ada, it is me")
 
 
 async def _listen() -> None:
     peer_of_ada = sys.stdin.readline().strip()
     reporter = _Reporter("◀──────────── VERDICT: ready 7")
     async with Peer(Identity.generate(), trust=only(peer_of_ada), observer=reporter) as bob:
+        bob.handle("hello/1", _answer)
         listener = await bob.listen("tcp://127.0.0.1:0")
         _report("hello", id=str(bob.id), invite=listener.invite)
-        async with await listener.accept() as connection:
-            message = await _receive_to_end(connection)
-            _report(f"he reads: {message}")
-            await connection.send_all(b"hello ada, it is me")
-            await connection.send_eof()
+        async for connection in bob.arrivals():
+            await connection.closed()
+            break
         _report("closed, by both sides")
 
 
@@ -82,10 +86,10 @@ async def _dial() -> None:
     async with Peer(Identity.generate(), observer=reporter) as ada:
         _report("hello", id=str(ada.id))
         invite = sys.stdin.readline().strip()
-        async with await ada.dial(invite) as connection:
-            await connection.send_all(b"hello bob, is it you?")
-            await connection.send_eof()
-            _report(f"she reads: {await _receive_to_end(connection)}")
+        async with await ada.dial(invite) as connection, await connection.open_stream("hello/1") as stream:
+            await stream.send_all(b"hello bob, is it you?")
+            await stream.send_eof()
+            _report(f"she reads: {await _receive_to_end(stream)}")
         _report("closed, by both sides")
 
 

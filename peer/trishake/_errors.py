@@ -10,6 +10,14 @@
     │       ├── Untrusted           .verdict: what our policy said
     │       └── BadHandshake        they broke the protocol, or someone between us did
     ├── ConnectionClosed            .code, .text, .by_peer; also a trio.BrokenResourceError
+    ├── StreamError                 a stream that was not opened, or has not lasted; .peer, .protocol
+    │   ├── UnknownProtocol         nobody there speaks it
+    │   ├── StreamRefused           .text: they did not want it, or not from us
+    │   ├── StreamTimeout           no answer; also a trio.TooSlowError
+    │   └── StreamReset             they threw it away; also a trio.BrokenResourceError
+    ├── MessageTooLarge             .size, .limit, .by_peer; also a ValueError
+    ├── BadMessage                  .what: why what came is no message
+    ├── RequestFailed               .kind, .text, .peer, .by_peer
     ├── InvalidAddress              also a ValueError
     └── ProtocolError, InvalidPeerId        the core's (trishake_protocol.errors)
 
@@ -76,6 +84,8 @@ class DialError(TrishakeError):
     address: str | None = None
     peer: PeerId | None = None
     session_id: bytes | None = None
+    attempts: tuple[DialError, ...] = ()
+    """What the other addresses said, where several were dialed; in their order, this one left out."""
 
     def _at(self) -> str:
         return f" [{self.address}]" if self.address else ""
@@ -219,6 +229,125 @@ class ConnectionClosed(TrishakeError, trio.BrokenResourceError):
         self.by_peer = by_peer
 
 
+class StreamError(TrishakeError):
+    """A stream of an open connection was not opened, or has not lasted. The connection goes on.
+
+    peer: who is at the other end. protocol: what the stream is, or was to be, for.
+    """
+
+    def __init__(self, peer: PeerId, protocol: str, what: str) -> None:
+        super().__init__(peer, protocol, what)
+        self.peer = peer
+        self.protocol = protocol
+        self._what = what
+
+    def __str__(self) -> str:
+        return f"{escape(self.protocol)!r} with {self.peer}: {self._what}"
+
+
+class UnknownProtocol(StreamError):
+    """The other side does not know the protocol of the stream that we opened."""
+
+    def __init__(self, peer: PeerId, protocol: str) -> None:
+        super().__init__(
+            peer,
+            protocol,
+            "it has no handler for that. Check the protocol's spelling, and what its program offers.",
+        )
+
+
+class StreamRefused(StreamError):
+    """The other side knows the protocol, and did not take the stream. text: its words, as they came."""
+
+    def __init__(self, peer: PeerId, protocol: str, text: str = "") -> None:
+        super().__init__(
+            peer, protocol, f"it refused the stream{f': {escape(text)!r}' if text else ''}. Ask who runs it."
+        )
+        self.text = text
+
+
+class StreamTimeout(StreamError, trio.TooSlowError):
+    """The other side did not answer the stream that we opened. seconds: how long we waited."""
+
+    def __init__(self, peer: PeerId, protocol: str, seconds: float) -> None:
+        super().__init__(
+            peer, protocol, f"no answer to the open within {seconds:g} s. It may be overloaded: try again later."
+        )
+        self.seconds = seconds
+
+
+class StreamReset(StreamError, trio.BrokenResourceError):
+    """The other side threw the stream away, both halves of it; what was on its way may be lost."""
+
+    def __init__(self, peer: PeerId, protocol: str) -> None:
+        super().__init__(peer, protocol, "it reset the stream: its handler failed, or had seen enough.")
+
+
+class MessageTooLarge(TrishakeError, ValueError):
+    """A message of more bytes than `max_size`. Sending, nothing was sent; receiving, nothing more can be.
+
+    size, limit: bytes, without the four of the length. by_peer: whether the other side sent it.
+    """
+
+    def __init__(self, size: int, limit: int, *, by_peer: bool, peer: PeerId | None = None) -> None:
+        if by_peer:
+            what = f"{_named(peer)} began to send a message of {size} bytes, the limit here is {limit}. "
+            advice = "Close this stream; if such messages are wanted, give both sides a larger max_size."
+        else:
+            what = f"a message of {size} bytes was not sent, the limit is {limit}. "
+            advice = "Send it in parts, or give both sides a larger max_size."
+        super().__init__(what + advice)
+        self.size = size
+        self.limit = limit
+        self.by_peer = by_peer
+
+
+class BadMessage(TrishakeError):
+    """What came is no message; `what` says why not. Nothing more can be received over this stream."""
+
+    def __init__(self, what: str, *, peer: PeerId | None = None) -> None:
+        super().__init__(
+            f"{_named(peer)} sent what is no message: {what}. Close this stream; "
+            "the other side has a fault, or means something else by this protocol."
+        )
+        self.what = what
+
+
+class RequestFailed(TrishakeError):
+    """A request that the other side could not answer, or that a function of ours refuses on purpose.
+
+    A function that answers requests raises it: kind, 1 to 64 visible ASCII characters for programs, and text
+    for people, which is cut at 1024 bytes of UTF-8, are all that the other side is told. Raises ValueError for
+    another kind. The kinds `failed`, `bad-request` and `bad-result` are Trishake's own.
+    Caught, by_peer is True, peer says who failed, if that is known, and text is as it came: escape it.
+    """
+
+    def __init__(self, kind: str, text: str = "", *, peer: PeerId | None = None, by_peer: bool = False) -> None:
+        if not is_request_kind(kind):
+            raise ValueError(f"a kind of {kind!r}, possible are 1 to 64 visible ASCII characters")
+        super().__init__(kind, text)
+        self.kind = kind
+        self.text = text
+        self.peer = peer
+        self.by_peer = by_peer
+
+    def __str__(self) -> str:
+        text = f': "{escape(self.text)}"' if self.text else ""
+        if not self.by_peer:
+            return f"request refused by us: {self.kind}{text}"
+        what, advice = _REQUEST_FAILURES.get(self.kind, _REFUSED_ON_PURPOSE)
+        return f"request failed: at {_named(self.peer)}, {what} ({self.kind}{text}). {advice}"
+
+
+def is_request_kind(kind: str) -> bool:
+    """Whether a request can fail with this kind: 1 to 64 visible ASCII characters."""
+    return 0 < len(kind) <= 64 and kind.isascii() and kind.isprintable() and " " not in kind
+
+
+def _named(peer: PeerId | None) -> str:
+    return "the other side" if peer is None else str(peer)
+
+
 class InvalidAddress(TrishakeError, ValueError):
     """This text is no address or invite; the message says in what it fails."""
 
@@ -259,3 +388,9 @@ _ADVICE_FOR_REASON: dict[Reason, str] = {
     VerdictCode.POLICY: "Ask who runs the other side.",
     VerdictCode.DUPLICATE: "A connection with this identity is open already: use it, or close it first.",
 }
+_REQUEST_FAILURES = {
+    "failed": ("the function that answers had an error", "The log over there has it."),
+    "bad-request": ("the request could not be read", "Send what is asked for, or update the older side."),
+    "bad-result": ("the result cannot be sent", "The log over there says why."),
+}
+_REFUSED_ON_PURPOSE = ("the function that answers refused it", "Change the request as the kind says.")

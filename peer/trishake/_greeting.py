@@ -9,10 +9,9 @@ the waits, each under an absolute deadline that knows its phase.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +29,7 @@ from trishake_protocol import (
     Role,
     Session,
     State,
+    Suite,
     SynReceived,
     Truncated,
     UnexpectedIdentity,
@@ -53,12 +53,10 @@ from ._errors import (
 )
 from ._limits import Limits
 from ._observer import Observer, Progress, Step
-from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, reject
+from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, ask_policy, reject
 from ._wire import Wire
 
 MET_ITSELF: Final = "this peer has met itself. Check the address, and that no two peers share an identity"
-
-_log = logging.getLogger("trishake")
 
 
 def unix_time() -> int:
@@ -73,6 +71,41 @@ class Meeting:
     identified: PeerIdentified
     seen: str | None = None
     text: str | None = None
+
+
+class Greeted:
+    """What a greeting has settled for good: who is on the other side, and how the two met."""
+
+    def __init__(self, session: Session, wire: Wire, meeting: Meeting) -> None:
+        self._session = session
+        self._wire = wire
+
+        self.peer: Final[PeerId] = meeting.identified.peer
+        """Who the other side is, proved."""
+        self.greeting: Final = meeting.identified.greeting
+        """What it said about itself, signed: `agent`, `app`, `caps`. Escape its text before showing it."""
+        self.seen: Final = meeting.seen
+        """Our own address as the other side sees it, where we dialed and it said so."""
+        self.welcome: Final = meeting.text
+        """The text that came with READY, where we dialed; escape it before showing it."""
+        self.address: Final = wire.address
+        """Where the other side is, `host:port`; None where the transport has no such thing."""
+        self.role: Final[Role] = session.role
+        """Ours: INITIATOR where we dialed."""
+        self.session_id: Final[bytes] = session.session_id
+        """8 bytes, the same on both sides, for both logs."""
+        self.channel_binding: Final[bytes] = session.channel_binding
+        """32 bytes, the same on both sides and on no other connection (section 9)."""
+
+    @property
+    def suite(self) -> Suite:
+        """The suite that the greeting used."""
+        assert self._session.suite is not None
+        return self._session.suite
+
+
+async def _no_objection(_: Introduction) -> Rejection | None:
+    return None
 
 
 class Greeter:
@@ -101,6 +134,8 @@ class Greeter:
         self.observer = observer
         self.address = address
         self.dialed = dialed
+        self.objection: Callable[[Introduction], Awaitable[Rejection | None]] = _no_objection
+        """What else may stand against a peer that the policy takes (section 7, step 10); asked last."""
         self.started = started
         self.phase = Phase.SYN_ACK if session.role is Role.INITIATOR else Phase.SYN
         self.identified: PeerIdentified | None = None
@@ -109,6 +144,9 @@ class Greeter:
         self.leaving = False
         self.met_itself = False
         """Whether a listener of our own has seen this dial's SYN; set by the peer."""
+        self.overtaken = False
+        """Whether the other side's own dial was kept instead of this one (section 11); set by the registry."""
+        self._write_failure: trio.BrokenResourceError | None = None
 
     def leave(self) -> None:
         """Our side is closing: end a greeting under way, and tell a dialer so."""
@@ -119,20 +157,25 @@ class Greeter:
 
     async def next_event(self) -> Event:
         """The next thing that happens. Raises RemoteProtocolError, Rejected, or NoResponse for the transport."""
-        broken: trio.BrokenResourceError | None = None
         while (event := self.session.next_event()) is Wait.NEED_DATA:
             self.wire.queue(self.session)
-            if self.wire.pending and broken is None:
-                try:
+            if self.wire.pending and self._write_failure is None:
+                with self.reading_first():
                     await self.wire.flush()
-                except trio.BrokenResourceError as error:
-                    broken = error  # a refusal may have come before the stream broke: read it first
-            if not await self.receive() and broken is not None:
-                raise self.no_response(Cause.RESET) from broken
+            if not await self.receive() and self._write_failure is not None:
+                raise self.no_response(Cause.RESET) from self._write_failure
         assert not isinstance(event, Wait)
         if isinstance(event, RejectedEvent):
             raise self.rejected(event)
         return event
+
+    @contextmanager
+    def reading_first(self) -> Generator[None]:
+        """A write that fails is no outcome yet: a refusal may have come before the stream broke."""
+        try:
+            yield
+        except trio.BrokenResourceError as error:
+            self._write_failure = error
 
     async def receive(self) -> bool:
         """Read once; False at the end of the stream. Raises NoResponse where the transport failed."""
@@ -147,25 +190,16 @@ class Greeter:
         return bool(data)
 
     async def decide(self, identified: PeerIdentified) -> Decision:
-        """Ask the policy, within its time. What it does wrong is a rejection too, and is logged."""
+        """Ask the policy, within its time, and then whether anything else stands against this peer."""
         self.identified = identified
         session_id = self.session.session_id if self.session.finished_handshake else None
         introduction = Introduction(
             identified.peer, self.session.role.other, self.address, identified.greeting, session_id
         )
-        with trio.move_on_after(self.limits.policy):
-            # The policy is the application's: whatever it raises is its failure, and none of this greeting's
-            # bystanders may fall with it. The peer is told INTERNAL, the log gets the traceback.
-            try:
-                decision = await self.trust(introduction)
-            except Exception:  # noqa: BLE001
-                _log.exception("the policy failed for %s", identified.peer)
-                return reject(VerdictCode.INTERNAL)
-            if not isinstance(decision, Acceptance | Rejection):  # pyright: ignore[reportUnnecessaryIsInstance]
-                _log.error("the policy for %s returned %r, not accept() or reject()", identified.peer, decision)
-                return reject(VerdictCode.INTERNAL)
-            return decision
-        return reject(VerdictCode.POLICY_TIMEOUT)
+        decision = await ask_policy(self.trust, introduction, self.limits.policy)
+        if isinstance(decision, Acceptance) and (objection := await self.objection(introduction)):
+            return objection
+        return decision
 
     # --- ending -----------------------------------------------------------------------------------------
 
@@ -251,6 +285,8 @@ class Greeter:
         if self.leaving:
             reason = VerdictCode.SHUTTING_DOWN if deciding else AlertCode.GOING_AWAY
             return Refused(reason, "this peer is closing")
+        if self.overtaken:
+            return Refused(VerdictCode.CROSSING, "the other side has dialed us meanwhile, and its dial is kept")
         if deciding and self.identified is not None:
             return Untrusted(self.identified.peer, reject(VerdictCode.POLICY_TIMEOUT))
         return self.no_response(Cause.TIMEOUT)
@@ -303,6 +339,9 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
         with greeter.scope:
             greeter.scope.deadline = greeter.started + greeter.limits.greeting
             greeter.progress(Step.SYN_SENT)
+            greeter.wire.queue(session)
+            with greeter.reading_first():
+                await greeter.wire.flush()
             event = await greeter.next_event()
             assert isinstance(event, PeerIdentified)
             decision = await greeter.decide(event)

@@ -45,3 +45,32 @@ class Limits:
 
     connections: int = 1024
     """Connections that were dialed to us and are open; one more is rejected with CAPACITY."""
+
+    connections_per_identity: int = 1
+    """Connections with one peer at once; one more is rejected with DUPLICATE while the oldest is alive."""
+
+    duplicate_ping: float = 2
+    """The answer of a connection that another one would replace."""
+
+    crossing: float = 3
+    """Waiting for the other one of two dials that cross (section 11)."""
+
+    keepalive: float = 30
+    keepalive_answer: float = 20
+    """Silence before a ping, and the answer to it; then the other side is taken for dead."""
+
+    redial_first: float = 0.5
+    redial_longest: float = 60
+    """The pause before a kept peer is dialed again: doubled with every failure, and less up to half of it."""
+
+    open_stream: float = 10
+    """The answer to a stream that we open."""
+
+    request: float = 10
+    """A request whose stream is open to be there, and its reply to be taken."""
+
+    finish: float = 5
+    """What is open when a connection is closed may finish within this time."""
+
+    resets_per_second: int = 64
+    """Streams that the other side opens and resets before we have answered; more end the connection."""

@@ -1,13 +1,17 @@
-"""What can be watched of every greeting, in the manner of `trio.abc.Instrument`."""
+"""What can be watched of greetings, connections and streams, in the manner of `trio.abc.Instrument`."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trishake_protocol import PeerId, Role
 
-from ._errors import DialError
+from ._errors import ConnectionClosed, DialError
+
+if TYPE_CHECKING:
+    from ._connection import Connection
 
 
 class Step(enum.IntEnum):
@@ -37,10 +41,19 @@ class Progress:
 
 
 class Observer:
-    """Override what you want to see; the methods are called in the task that greets, and must not raise."""
+    """Override what you want to see; the methods are called as it happens, must not raise, and must not wait."""
 
     def progress(self, progress: Progress) -> None:
         """A greeting took a step."""
 
     def failed(self, role: Role, error: DialError) -> None:
         """A greeting ended without a connection; our role, and the error that a dial raises."""
+
+    def connected(self, connection: Connection) -> None:
+        """A connection opened, whoever dialed."""
+
+    def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
+        """A connection has ended; why."""
+
+    def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
+        """We refused a stream that this peer opened: UNKNOWN_PROTOCOL, or the reason of the handler's policy."""

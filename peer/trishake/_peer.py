@@ -1,12 +1,12 @@
-"""Peer: an identity that dials and listens."""
+"""Peer: an identity that dials and listens, and what it does with those it meets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar, overload
 
 import trio
 
@@ -22,31 +22,49 @@ from trishake_protocol import (
     Session,
     VerdictCode,
 )
+from trishake_protocol.limits import MUX
 
-from ._addresses import Address, format_endpoint
+from ._addresses import Address
 from ._admission import Admission, Busy
 from ._connection import Connection
-from ._errors import DialError, Refused
-from ._greeting import Greeter, greet_as_initiator, greet_as_responder, unix_time
+from ._dialing import AddressBook, first_to_accept
+from ._errors import ConnectionClosed, DialError, InvalidAddress, Refused, Rejected
+from ._greeting import Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
+from ._handlers import Handler, Handlers, StreamHandler
+from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
+from ._memory import Memory
+from ._messages import LEAST_SIZE_OF_REPLY, MAX_SIZE, RequestFunction, answer
 from ._observer import Observer
-from ._transports import listen_tcp, open_tcp
-from ._trust import Acceptance, Decision, Introduction, Policy, anyone, reject
+from ._registry import Arrivals, Dial, Registry
+from ._statistics import Statistics, Tally
+from ._tcp import Tcp
+from ._tls import Tls
+from ._transport import Transport, open_stream
+from ._trust import Introduction, Policy, Rejection, anyone, reject
+from ._unix import Unix
 from ._version import AGENT
-from ._wire import SocketWire
+from ._websocket import WebSocket
+from ._wire import SocketWire, Wire
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
 
+_StreamHandler = TypeVar("_StreamHandler", bound=StreamHandler)
+_RequestFunction = TypeVar("_RequestFunction", bound=RequestFunction)
+
 
 class Peer:
-    """One identity, its policy, its listeners and its connections. Use it as `async with Peer(...) as peer`.
+    """One identity: its policy, its listeners, its connections. Use it as `async with Peer(...) as peer`.
 
     trust: asked about every peer that has proved who it is, in both directions, before the verdict.
     network: the default is the public network `trishake`. suites: ids enabled, best first.
     agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
-    Leaving the block closes listeners and connections, and tells those on the other side.
+    transports: for schemes of one's own, or in the place of those that are there: `Tcp`, `Unix`, `Tls`,
+    `WebSocket` and `Memory`.
+    Leaving the block closes listeners and connections, and tells those on the other side; streams that are open
+    may finish within `Limits.finish`, unless the block is left by an error.
     """
 
     def __init__(
@@ -60,20 +78,25 @@ class Peer:
         app: bytes | None = None,
         limits: Limits | None = None,
         observer: Observer | None = None,
+        transports: Sequence[Transport] = (),
     ) -> None:
         self._identity = identity
         self._trust = trust
         self._profile = Profile(
-            network or Network(), None if suites is None else tuple(suites), agent=agent, app=app
+            network or Network(), None if suites is None else tuple(suites), caps=(MUX,), agent=agent, app=app
         )
         self._limits = limits or Limits()
-        self._observer = observer or Observer()
+        self._tally = Tally(observer or Observer())
+        every_transport = (Tcp(), Unix(), Tls(), WebSocket(), Memory(), *transports)
+        self._transports = {scheme: transport for transport in every_transport for scheme in transport.schemes}
+        self._addresses = AddressBook()
         self._admission = Admission(self._limits)
-        self._dials: dict[bytes, Greeter] = {}
-        """Those under way, by the ephemeral key in their SYN."""
+        self._handlers = Handlers(self._limits, self._tally)
+        self._registry = Registry(self.id, self._limits, self._close_soon)
         self._listeners: set[Listener] = set()
-        self._connections: set[Connection] = set()
+        self._keepers: set[Keeper] = set()
         self._inbound: set[Session] = set()
+        """Those that were dialed to us and that our policy has taken."""
         self._turning_away = 0
         self._block: AbstractAsyncContextManager[trio.Nursery, bool | None] | None = None
         self._nursery: trio.Nursery | None = None
@@ -98,8 +121,9 @@ class Peer:
     ) -> bool | None:
         assert self._block is not None
         assert self._nursery is not None
-        self._nursery.start_soon(self.aclose)
-        self._nursery.cancel_scope.deadline = trio.current_time() + self._limits.close
+        for keeper in self._keepers:
+            keeper.stop()
+        self._nursery.start_soon(self._leave, self._nursery, 0 if error else None)
         self._nursery = None
         if isinstance(error, Exception):
             # The body's own error goes on as it is: the nursery would wrap it in a group.
@@ -107,15 +131,24 @@ class Peer:
             return False
         return await self._block.__aexit__(type_, error, traceback)
 
-    async def aclose(self) -> None:
-        """Close every listener and connection, telling those on the other side. `async with` does it."""
-        for dial in self._dials.values():
-            dial.leave()
+    async def _leave(self, nursery: trio.Nursery, finish: float | None) -> None:
+        await self.aclose(finish=finish)
+        nursery.cancel_scope.cancel()  # handlers that go on without their streams
+
+    async def aclose(self, *, finish: float | None = None) -> None:
+        """Close every listener and connection, telling those on the other side. `async with` does it.
+
+        finish: seconds that streams have which are open; `Limits.finish` by default.
+        """
+        for keeper in self._keepers:
+            keeper.stop()
+        self._registry.leave()
+        self._registry.end_dials()
         async with trio.open_nursery() as nursery:
             for listener in list(self._listeners):
                 nursery.start_soon(self._close_listener, listener)
-            for connection in list(self._connections):
-                nursery.start_soon(connection.aclose, CloseCode.GOING_AWAY)
+            for connection in self._registry:
+                nursery.start_soon(partial(connection.aclose, CloseCode.GOING_AWAY, finish=finish))
 
     async def _close_listener(self, listener: Listener) -> None:
         await listener.aclose()
@@ -126,110 +159,292 @@ class Peer:
             raise LocalProtocolError("a peer dials and listens within its block: async with Peer(...) as peer")
         return self._nursery
 
+    # --- streams that others open -----------------------------------------------------------------------
+
+    @overload
+    def handle(self, protocol: str, handler: StreamHandler, *, trust: Policy | None = None) -> None: ...
+
+    @overload
+    def handle(
+        self, protocol: str, *, trust: Policy | None = None
+    ) -> Callable[[_StreamHandler], _StreamHandler]: ...
+
+    def handle(
+        self, protocol: str, handler: StreamHandler | None = None, *, trust: Policy | None = None
+    ) -> Callable[[_StreamHandler], _StreamHandler] | None:
+        """Answer streams of this protocol, on every connection, from now on.
+
+        protocol: 1 to 128 bytes of UTF-8, such as `chat/1`. handler: `async (stream) -> None`; the stream is
+        closed when it returns, and reset when it fails. trust: who may open such streams, a policy as for
+        connections; whoever is connected, by default. Raises ValueError if the protocol has a handler already.
+        Without a handler it is a decorator: `@peer.handle("chat/1")`.
+        """
+        if handler is not None:
+            self._handlers.add(Handler(protocol, handler, trust))
+            return None
+
+        def add(function: _StreamHandler) -> _StreamHandler:
+            self._handlers.add(Handler(protocol, function, trust))
+            return function
+
+        return add
+
+    @overload
+    def handle_request(
+        self, protocol: str, function: RequestFunction, *, trust: Policy | None = None, max_size: int = MAX_SIZE
+    ) -> None: ...
+
+    @overload
+    def handle_request(
+        self, protocol: str, *, trust: Policy | None = None, max_size: int = MAX_SIZE
+    ) -> Callable[[_RequestFunction], _RequestFunction]: ...
+
+    def handle_request(
+        self,
+        protocol: str,
+        function: RequestFunction | None = None,
+        *,
+        trust: Policy | None = None,
+        max_size: int = MAX_SIZE,
+    ) -> Callable[[_RequestFunction], _RequestFunction] | None:
+        """Answer requests of this protocol, on every connection, from now on.
+
+        function: `async (value, peer) -> value`, values as `MessageChannel` sends them; peer: who asks, proved. It
+        is cancelled when the one who asks hangs up. It raises `RequestFailed(kind, text)` for what he shall be
+        told; of anything else that it raises he learns only that there was something, and the log has the rest.
+        max_size: bytes, of a request and of its reply; at least 2048. protocol, trust, errors: as for `handle`.
+        Without a function it is a decorator: `@peer.handle_request("sum/1")`.
+        """
+        if max_size < LEAST_SIZE_OF_REPLY:
+            raise ValueError(f"max_size of {max_size} bytes, a request needs at least {LEAST_SIZE_OF_REPLY}")
+
+        def answers(function: RequestFunction) -> Handler:
+            handler = partial(answer, function=function, max_size=max_size, seconds=self._limits.request)
+            return Handler(protocol, handler, trust)
+
+        if function is not None:
+            self._handlers.add(answers(function))
+            return None
+
+        def add(function: _RequestFunction) -> _RequestFunction:
+            self._handlers.add(answers(function))
+            return function
+
+        return add
+
+    # --- connections ------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that are open, whoever dialed."""
+        return tuple(self._registry)
+
+    def connection(self, peer: PeerId) -> Connection | None:
+        """The open connection with this peer, the newest where there are several; None if there is none."""
+        return self._registry.newest(peer)
+
+    def arrivals(self) -> Arrivals:
+        """Connections as they open, whoever dialed: `async for connection in peer.arrivals()`.
+
+        Those that are open already come first. It ends when the peer leaves its block.
+        """
+        return self._registry.arrivals()
+
+    def statistics(self) -> Statistics:
+        """What has come of every greeting, connection and stream so far, counted by cause."""
+        return self._tally.snapshot()
+
+    def _open(self, session: Session, wire: Wire, meeting: Meeting, nursery: trio.Nursery) -> Connection:
+        has_ended = partial(self._has_ended, session)
+        connection = Connection(session, wire, meeting, self._limits, self._handlers, nursery, has_ended)
+        nursery.start_soon(connection.run)
+        self._registry.add(connection)
+        self._tally.connected(connection)
+        return connection
+
+    def _has_ended(self, session: Session, connection: Connection, closed: ConnectionClosed) -> None:
+        self._inbound.discard(session)
+        self._registry.discard(connection)
+        self._tally.disconnected(connection, closed)
+
+    def _close_soon(self, connection: Connection, code: CloseCode) -> None:
+        if self._nursery is not None:  # else all of them are being closed
+            self._nursery.start_soon(connection.aclose, code)
+
     # --- dialing ----------------------------------------------------------------------------------------
 
-    async def dial(self, address: Address | str, *, trust: Policy | None = None) -> Connection:
+    async def dial(
+        self, target: PeerId | Address | str, *more: Address | str, trust: Policy | None = None
+    ) -> Connection:
         """Connect, greet, and return once the other side has accepted us (READY).
 
-        address: an invite, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
-        who dialed. Without an id, `tcp://host:port`, the policy decides who will do. trust: the policy for
-        this dial, instead of the peer's own.
-        Raises InvalidAddress; NoResponse, Rejected or Refused; LocalProtocolError outside `async with`.
-        Cancelled, it leaves nothing open.
+        target, more: invites, `tcp://<peer id>@host:port`: nobody but that peer will do, and nobody else learns
+        who dialed. Without an id, `tcp://host:port`, the policy decides who will do. Other schemes: `Address`.
+        Several are tried each a little after the one before, and the first that accepts is taken. A PeerId, or
+        its text, is dialed at the addresses that are known of it: see `learn`.
+        trust: the policy for this dial, instead of the peer's own.
+        If the other side dials us at the same time, both dials give the one connection that is kept.
+        Raises InvalidAddress; NoResponse, Rejected or Refused, of several the one that says most, the others in
+        its `attempts`; LocalProtocolError outside `async with`. Cancelled, it leaves nothing open.
         """
-        self._block_entered()
-        target = Address.parse(address) if isinstance(address, str) else address
-        where = format_endpoint(target.host, target.port)
+        addresses = self._addresses_of(target, more)
+        if len(addresses) == 1:
+            return await self._dial(addresses[0], trust)
+        return await first_to_accept(addresses, partial(self._dial, trust=trust))
+
+    def keep(self, target: PeerId | Address | str, *more: Address | str, trust: Policy | None = None) -> Keeper:
+        """Hold a connection to a peer from now on: dial, and dial again when it has ended.
+
+        target, more, trust: as for `dial`. Each address has a pause of its own between two tries, which grows
+        from `Limits.redial_first` to `Limits.redial_longest`. It gives up where trying again is no use: see
+        `Keeper`. Raises InvalidAddress; LocalProtocolError outside `async with`.
+        """
+        keeper = Keeper(
+            self._addresses_of(target, more), partial(self._dial, trust=trust), self._registry, self._limits
+        )
+        self._keepers.add(keeper)
+        self._block_entered().start_soon(self._run_keeper, keeper)
+        return keeper
+
+    async def _run_keeper(self, keeper: Keeper) -> None:
         try:
-            stream = await open_tcp(target, self._limits)
+            await keeper.run()
+        finally:
+            self._keepers.discard(keeper)
+
+    def learn(self, invite: Address | str) -> None:
+        """Know where a peer is, so that its id is enough to dial it; an accepted dial teaches the same.
+
+        Raises InvalidAddress, also for an address that names no peer.
+        """
+        self._addresses.learn(_address(invite))
+
+    def _addresses_of(self, target: PeerId | Address | str, more: Sequence[Address | str]) -> list[Address]:
+        if isinstance(target, str) and "://" not in target:
+            target = PeerId.parse(target)
+        known = self._addresses.of(target) if isinstance(target, PeerId) else [_address(target)]
+        addresses = [*known, *map(_address, more)]
+        for address in addresses:
+            self._transport(address)
+        return addresses
+
+    def _transport(self, address: Address) -> Transport:
+        try:
+            return self._transports[address.scheme]
+        except KeyError:
+            known = ", ".join(f"{scheme}://" for scheme in self._transports)
+            raise InvalidAddress(f"'{address}': no transport for {address.scheme}://; there are {known}") from None
+
+    async def _dial(self, address: Address, trust: Policy | None = None) -> Connection:
+        """One address: connect, greet, and have the connection."""
+        nursery = self._block_entered()
+        try:
+            stream = await open_stream(address, self._transport(address), self._limits, nursery)
         except DialError as error:
-            error.address, error.peer = where, target.peer
-            self._observer.failed(Role.INITIATOR, error)
+            error.address, error.peer = address.endpoint, address.peer
+            self._tally.failed(Role.INITIATOR, error)
             raise
-        session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=target.peer)
-        greeter = self._greeter(session, SocketWire(stream), trust or self._trust, where, target.peer)
-        ephemeral_key = session.ephemeral_key
-        self._dials[ephemeral_key] = greeter
-        try:
+        session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=address.peer)
+        greeter = self._greeter(session, Wire.over(stream), trust or self._trust, address.endpoint, address.peer)
+        with self._registry.dialing(greeter) as dial:
+            greeter.objection = partial(self._object_to_responder, dial)
             if self._nursery is None:  # we left while it connected
                 greeter.leave()
-            meeting = await greet_as_initiator(greeter)
-        finally:
-            del self._dials[ephemeral_key]
-        connection = Connection(session, greeter.wire, meeting, self._limits, self._connections.discard)
+            try:
+                meeting = await greet_as_initiator(greeter)
+            except (Rejected, Refused) as error:
+                if kept := await self._registry.kept_instead(dial, error.reason):
+                    return kept
+                raise
+            connection = self._open(session, greeter.wire, meeting, nursery)
+            dial.ready = True
+        self._addresses.learn(address.with_peer(connection.peer))
+        if dial.kept is not None:  # theirs came first, by a hair
+            self._close_soon(connection, CloseCode.REPLACED)
+            return dial.kept
         if greeter.leaving:  # we left in the moment of READY
-            await connection.aclose(CloseCode.GOING_AWAY)
+            await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()
             greeter.add_facts(left)
             raise left
-        self._connections.add(connection)
         return connection
 
-    def _is_own_dial(self, ephemeral_key: bytes) -> bool:
-        dial = self._dials.get(ephemeral_key)
-        if dial is None:
-            return False
-        dial.met_itself = True
-        return True
+    async def _object_to_responder(self, dial: Dial, introduction: Introduction) -> Rejection | None:
+        """What stands against going on to the ACK, now that it is known who has answered."""
+        if MUX not in introduction.greeting.caps:
+            return _WITHOUT_STREAMS
+        met = dial.meanwhile.get(introduction.peer)
+        if met is not None and met.is_open:
+            dial.kept = met
+            return reject(VerdictCode.CROSSING)
+        return None
 
     # --- listening --------------------------------------------------------------------------------------
 
     async def listen(self, address: Address | str) -> Listener:
         """Be there to be dialed, from now until the listener or the peer is closed.
 
-        address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all.
+        address: `tcp://host:port`; port 0 takes a free one, host `0.0.0.0` or `[::]` takes them all. Other
+        schemes: `Address`.
         Raises InvalidAddress; OSError if it cannot be bound; LocalProtocolError outside `async with`.
         """
         nursery = self._block_entered()
-        target = Address.parse(address) if isinstance(address, str) else address
-        listener = Listener(await listen_tcp(target), self.id, self._limits.connections)
+        target = _address(address)
+        listener = Listener(await self._transport(target).listen(target, nursery), self.id)
         if self._nursery is None:  # we left while the name was looked up
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
         self._listeners.add(listener)
-        nursery.start_soon(listener.serve, partial(self._welcome, listener))
+        nursery.start_soon(listener.serve, partial(self._welcome, listener, nursery))
         return listener
 
-    async def _welcome(self, listener: Listener, stream: trio.SocketStream) -> Connection | None:
-        """Admit a dialer, or not, and greet it; None if no connection came of it."""
-        wire = SocketWire(stream)
-        session = Session.responder(self._identity, self._profile, now=unix_time(), is_own_dial=self._is_own_dial)
-
-        async def decide(introduction: Introduction) -> Decision:
-            decision = await self._trust(introduction)
-            if isinstance(decision, Acceptance):
-                if len(self._inbound) >= self._limits.connections:
-                    return reject(VerdictCode.CAPACITY, retry_after=_RETRY_WHEN_FULL)
-                self._inbound.add(session)
-            return decision
-
-        def forget(connection: Connection) -> None:
-            self._inbound.discard(session)
-            self._connections.discard(connection)
-
-        greeter = self._greeter(session, wire, decide, wire.address)
+    async def _welcome(self, listener: Listener, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
+        """Admit a dialer, or not, and greet it."""
+        wire = Wire.over(stream)
+        session = Session.responder(
+            self._identity, self._profile, now=unix_time(), is_own_dial=self._registry.is_own_dial
+        )
+        greeter = self._greeter(session, wire, self._trust, wire.address)
         try:
             slot = self._admission.admit(wire.host, greeter.started)
         except Busy as busy:
             await self._turn_away(greeter, busy.retry_after)
-            return None
+            return
         listener.greetings.add(greeter)
         try:
-            with slot:
-                meeting = await greet_as_responder(greeter, slot.release)
+            async with AsyncExitStack() as turn:
+                greeter.objection = partial(self._object_to_initiator, session, turn)
+                with slot:
+                    meeting = await greet_as_responder(greeter, slot.release)
+                connection = self._open(session, wire, meeting, nursery)
+            if greeter.leaving:  # we left in the moment of READY
+                await connection.aclose(CloseCode.GOING_AWAY, finish=0)
         except DialError:
-            self._inbound.discard(session)
-            return None  # the observer has been told
+            self._inbound.discard(session)  # the observer has been told
         finally:
             listener.greetings.discard(greeter)
-        connection = Connection(session, wire, meeting, self._limits, forget)
-        self._connections.add(connection)
-        return connection
+
+    async def _object_to_initiator(
+        self, session: Session, turn: AsyncExitStack, introduction: Introduction
+    ) -> Rejection | None:
+        """What stands against READY for one who dialed us: other connections with it, or no room."""
+        if MUX not in introduction.greeting.caps:
+            return _WITHOUT_STREAMS
+        await turn.enter_async_context(self._registry.turn(introduction.peer))
+        if objection := await self._registry.objection(introduction.peer):
+            return objection
+        if len(self._inbound) >= self._limits.connections:
+            return reject(VerdictCode.CAPACITY, retry_after=_RETRY_WHEN_FULL)
+        self._inbound.add(session)
+        return None
 
     async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:
-        """BUSY, before anything is read; under more load still, just close (section 7, step 1)."""
+        """BUSY, before anything is read; under more load still, just close (section 7, step 1).
+
+        So too where the word would cost a handshake of the transport's own (TLS, WebSocket).
+        """
         greeter.add_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
-        if self._turning_away < self._limits.handshakes:
+        if self._turning_away < self._limits.handshakes and isinstance(greeter.wire, SocketWire):
             greeter.session.refuse(AlertCode.BUSY, retry_after=retry_after)
         self._turning_away += 1
         try:
@@ -238,20 +453,22 @@ class Peer:
             self._turning_away -= 1
 
     def _greeter(
-        self,
-        session: Session,
-        wire: SocketWire,
-        trust: Policy,
-        address: str | None,
-        dialed: PeerId | None = None,
+        self, session: Session, wire: Wire, trust: Policy, address: str | None, dialed: PeerId | None = None
     ) -> Greeter:
         return Greeter(
             session,
             wire,
             trust=trust,
             limits=self._limits,
-            observer=self._observer,
+            observer=self._tally,
             address=address,
             started=trio.current_time(),
             dialed=dialed,
         )
+
+
+def _address(address: Address | str) -> Address:
+    return Address.parse(address) if isinstance(address, str) else address
+
+
+_WITHOUT_STREAMS: Final = reject(text="this peer speaks in streams (mux/1), and the other side does not")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import trio
+
 from trishake_protocol import AlertCode, Greeting, PeerId, Role, VerdictCode
 from trishake_protocol.errors import FIRST_APPLICATION_VERDICT
+from trishake_protocol.limits import MAX_REFUSAL_TEXT
 from trishake_protocol.messages import Verdict
 
 
@@ -73,6 +77,8 @@ class Rejection:
         Verdict(self.reason, self.retry_after, text=self.text).encode()
 
 
+_log = logging.getLogger("trishake")
+
 Decision = Acceptance | Rejection
 Policy = Callable[[Introduction], Awaitable[Decision]]
 """Called with a peer that has proved who it is; bounded by `Limits.policy`."""
@@ -88,6 +94,23 @@ def reject(
 ) -> Rejection:
     """What a policy returns for a peer that is not. Raises ValueError for what no verdict can carry."""
     return Rejection(reason, text, retry_after)
+
+
+async def ask_policy(policy: Policy, introduction: Introduction, seconds: float) -> Decision:
+    """What the policy says, within its time. What it does wrong is a rejection too, and is logged."""
+    with trio.move_on_after(seconds):
+        # The policy is the application's: whatever it raises is its failure, and no bystander may fall with it.
+        # The peer is told INTERNAL, the log gets the traceback.
+        try:
+            decision = await policy(introduction)
+        except Exception:  # noqa: BLE001
+            _log.exception("the policy failed for %s", introduction.peer)
+            return reject(VerdictCode.INTERNAL)
+        if not isinstance(decision, Acceptance | Rejection):  # pyright: ignore[reportUnnecessaryIsInstance]
+            _log.error("the policy for %s returned %r, not accept() or reject()", introduction.peer, decision)
+            return reject(VerdictCode.INTERNAL)
+        return decision
+    return reject(VerdictCode.POLICY_TIMEOUT)
 
 
 async def anyone(introduction: Introduction) -> Decision:
@@ -118,3 +141,8 @@ def only(*peers: PeerId | str) -> Policy:
         return accept() if introduction.peer in welcome else reject(VerdictCode.IDENTITY_UNKNOWN)
 
     return only_these
+
+
+def shortened(text: str) -> str:
+    """A text that fits where a stream is refused: at most 255 bytes of UTF-8."""
+    return text.encode()[:MAX_REFUSAL_TEXT].decode(errors="ignore")

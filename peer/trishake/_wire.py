@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import trio
 
 from trishake_protocol import Session
 
 from ._addresses import format_endpoint
+from ._transport import remote_endpoint
 
 _CHUNK: Final = 64 * 1024
 """Bytes that one read asks for: about one record of the largest size."""
@@ -27,6 +28,7 @@ class Wire:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream: Final = stream
+        self._endpoint = remote_endpoint(stream)
         self.torn = False
         self._unsent = bytearray()
         self._lock = trio.Lock()
@@ -39,12 +41,27 @@ class Wire:
     @property
     def address(self) -> str | None:
         """Where the other end is, as `host:port`; None where the transport has no such thing."""
-        return None
+        return format_endpoint(*self._endpoint) if self._endpoint else None
+
+    @property
+    def host(self) -> str:
+        """The host of `address`; empty if there is none, or the other end is gone already."""
+        return self._endpoint[0] if self._endpoint else ""
 
     @property
     def unsent(self) -> bool:
         """Whether something is queued."""
         return bool(self._unsent)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that are queued."""
+        return len(self._unsent)
+
+    @property
+    def writing(self) -> bool:
+        """Whether somebody is writing."""
+        return self._lock.locked()
 
     @property
     def pending(self) -> bool:
@@ -111,16 +128,6 @@ class SocketWire(Wire):
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__(stream)
         self._socket = stream.socket
-        self._peer_name = _peer_name(stream.socket)
-
-    @property
-    def address(self) -> str | None:
-        return format_endpoint(*self._peer_name) if self._peer_name else None
-
-    @property
-    def host(self) -> str:
-        """The host of `address`; empty if the other end is gone already."""
-        return self._peer_name[0] if self._peer_name else ""
 
     async def flush(self) -> None:
         async with self._lock:
@@ -131,14 +138,3 @@ class SocketWire(Wire):
                     del self._unsent[:sent]
             except OSError as error:
                 raise trio.BrokenResourceError(f"writing failed: {error}") from error
-
-
-def _peer_name(socket: trio.socket.SocketType) -> tuple[str, int] | None:
-    try:
-        name = cast("object", socket.getpeername())
-    except OSError:
-        return None
-    if not isinstance(name, tuple):
-        return None
-    host, port = cast("tuple[object, ...]", name)[:2]
-    return (host, port) if isinstance(host, str) and isinstance(port, int) else None

@@ -202,6 +202,13 @@ class Session:
         return limits.FRAME_HEADER + limits.MAX_NOISE_MESSAGE
 
     @property
+    def has_data_to_send(self) -> bool:
+        """Whether `data_to_send` would give anything."""
+        return (
+            bool(self._outbox) or self._pong is not None or (self.streams is not None and self.streams.unsent > 0)
+        )
+
+    @property
     def sending(self) -> Direction:
         """Whether we can still send."""
         return self._machine.sending

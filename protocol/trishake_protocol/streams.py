@@ -77,6 +77,10 @@ class Streams:
         """How many streams are not over yet, on both sides."""
         return len(self._streams)
 
+    def __contains__(self, id_: int) -> bool:
+        """Whether the stream of that id is not over yet."""
+        return id_ in self._streams
+
     @property
     def can_open(self) -> bool:
         """Whether there is room for one more stream of ours."""
@@ -86,6 +90,11 @@ class Streams:
     def unsent(self) -> int:
         """Bytes that `data_to_send` holds."""
         return self._unsent + (0 if self._pong is None else MUX_HEADER)
+
+    def credit(self, id_: int) -> int:
+        """How many bytes of this stream `send` would take now; 0 if it is over."""
+        stream = self._streams.get(id_)
+        return 0 if stream is None else stream.send_window
 
     # --- what the application does ----------------------------------------------------------------------
 
@@ -270,16 +279,13 @@ class Streams:
 
     def _read_fin(self, id_: int, stream: _Stream) -> None:
         stream.machine.received(Part.FIN)
-        match stream.machine.state:
-            case StreamState.AWAIT_PROTOCOL | StreamState.AWAIT_ANSWER:
-                # It ended within its greeting: there will be no stream.
-                self.reset(id_)
-                self._events.append(StreamReset(id_, stream.machine.state in _NOT_ANSWERED))
-                return
-            case StreamState.OPEN | StreamState.ASKED:
-                self._events.append(StreamFinished(id_))
-            case StreamState.REFUSED:
-                pass  # both sides know already
+        if stream.machine.state in (StreamState.AWAIT_PROTOCOL, StreamState.AWAIT_ANSWER):
+            # It ended within its greeting: there will be no stream.
+            self.reset(id_)
+            self._events.append(StreamReset(id_, stream.machine.state in _NOT_ANSWERED))
+            return
+        if stream.machine.state is not StreamState.REFUSED:  # both sides know already
+            self._events.append(StreamFinished(id_))
         self._forget_if_over(id_, stream)
 
     def _stream_of(self, frame: MuxFrame) -> _Stream | None:

@@ -26,7 +26,6 @@ import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
 
 from trishake import (
-    Connection,
     DialError,
     Identity,
     Limits,
@@ -36,6 +35,7 @@ from trishake import (
     PeerId,
     Progress,
     Role,
+    SecureStream,
     Suite,
     VerdictCode,
     initiate,
@@ -246,26 +246,26 @@ def side(identity: Identity, **options: Any) -> Side:
 
 async def meet(
     streams: tuple[trio.abc.Stream, trio.abc.Stream], ada: Side | None = None, bob: Side | None = None
-) -> tuple[Connection, Connection]:
+) -> tuple[SecureStream, SecureStream]:
     """Ada dials Bob, and both accept: her connection, his."""
     at_ada, at_bob = await outcomes(streams, ada, bob)
     for end in (at_ada, at_bob):
         if isinstance(end, DialError):
             raise end
-    assert isinstance(at_ada, Connection)
-    assert isinstance(at_bob, Connection)
+    assert isinstance(at_ada, SecureStream)
+    assert isinstance(at_bob, SecureStream)
     return at_ada, at_bob
 
 
 async def outcomes(
     streams: tuple[trio.abc.Stream, trio.abc.Stream], ada: Side | None = None, bob: Side | None = None
-) -> tuple[Connection | DialError, Connection | DialError]:
+) -> tuple[SecureStream | DialError, SecureStream | DialError]:
     """What comes of Ada's dial for her, and for Bob."""
     ada, bob = ada or side(ADA), bob or side(BOB)
-    ends: dict[Role, Connection | DialError] = {}
+    ends: dict[Role, SecureStream | DialError] = {}
 
     async def greet(
-        role: Role, call: Callable[..., Awaitable[Connection]], stream: trio.abc.Stream, who: Side
+        role: Role, call: Callable[..., Awaitable[SecureStream]], stream: trio.abc.Stream, who: Side
     ) -> None:
         ends[role] = await outcome(call, stream, who.identity, **who.options)
 
@@ -276,8 +276,8 @@ async def outcomes(
 
 
 async def outcome(
-    call: Callable[..., Awaitable[Connection]], *args: Any, **options: Any
-) -> Connection | DialError:
+    call: Callable[..., Awaitable[SecureStream]], *args: Any, **options: Any
+) -> SecureStream | DialError:
     """The connection, or the error of whichever kind."""
     try:
         return await call(*args, **options)
@@ -497,11 +497,11 @@ async def call_by_hand(hand: ByHand, responder: PeerId) -> None:
     await hand.say(hand.ack())
 
 
-async def meet_by_hand(transport: StreamPairMaker, **options: Any) -> tuple[Connection, ByHand]:
+async def meet_by_hand(transport: StreamPairMaker, **options: Any) -> tuple[SecureStream, ByHand]:
     """A connection at Ada's, who dialed, and the other end in our hands."""
     at_ada, at_hand = await transport()
     hand = ByHand(at_hand)
-    met: list[Connection] = []
+    met: list[SecureStream] = []
 
     async def dial() -> None:
         met.append(await initiate(at_ada, ADA, **{**side(ADA).options, **options}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,18 @@ ID = str(BOB.id)
         (f"tcp://{ID.upper()}@127.0.0.1:4711", Address("127.0.0.1", 4711, BOB.id)),
         (f"tcp://{ID}@[::]:1", Address("::", 1, BOB.id)),
         ("TCP://127.0.0.1:4711", Address("127.0.0.1", 4711)),
+        (f"tls://{ID}@peer.example:443", Address("peer.example", 443, BOB.id, "tls")),
+        ("ws://peer.example", Address("peer.example", 80, scheme="ws")),
+        ("wss://peer.example/chat", Address("peer.example", 443, scheme="wss", path="/chat")),
+        (f"wss://{ID}@[::1]:0/a/b", Address("::1", 0, BOB.id, "wss", "/a/b")),
+        ("unix:///run/peer", Address("", scheme="unix", path="/run/peer")),
+        (f"unix://{ID}@/run/peer", Address("", 0, BOB.id, "unix", "/run/peer")),
+        ("unix:///tmp/who@there:1?#[% \n", Address("", scheme="unix", path="/tmp/who@there:1?#[% \n")),
+        ("mem://bob", Address("bob", scheme="mem")),
+        (f"mem://{ID}@bob", Address("bob", 0, BOB.id, "mem")),
+        ("pigeon://loft", Address("loft", scheme="pigeon")),
+        (f"pigeon+v2://{ID}@loft:7/third/row", Address("loft", 7, BOB.id, "pigeon+v2", "/third/row")),
+        ("pigeon://[::1]/row", Address("::1", scheme="pigeon", path="/row")),
     ],
 )
 def test_an_address_or_an_invite_is_read(text: str, address: Address) -> None:
@@ -39,7 +53,8 @@ def test_an_address_or_an_invite_is_read(text: str, address: Address) -> None:
     [
         ("", "must begin with tcp://"),
         ("127.0.0.1:4711", "must begin with tcp://"),
-        ("http://127.0.0.1:4711", "must begin with tcp://"),
+        ("://127.0.0.1:4711", "must begin with tcp://"),
+        ("1tcp://127.0.0.1:4711", "must begin with tcp://"),
         ("tcp:127.0.0.1:4711", "tcp://host:port"),
         ("tcp://127.0.0.1", "tcp://host:port"),
         ("tcp://127.0.0.1:", "tcp://host:port"),
@@ -60,6 +75,21 @@ def test_an_address_or_an_invite_is_read(text: str, address: Address) -> None:
         (f"tcp://{'b' if ID[9] == 'a' else 'a'}{ID[1:]}@127.0.0.1:4711", "peer id"),
         (f"tcp://{ID[:20]}{'b' if ID[20] == 'a' else 'a'}{ID[21:]}@127.0.0.1:4711", "check characters"),
         (f"tcp://{ID[:-1]}1@127.0.0.1:4711", "letters a to z"),
+        ("tls://peer.example", "tls://host:port or tls://<peer id>@host:port"),
+        ("ws://peer.example:", r"ws://host\[:port\]\[/path\]"),
+        ("ws:///chat", r"ws://host\[:port\]\[/path\]"),
+        ("wss://peer.example/chat?room=1", "behind the path"),
+        ("unix://run/peer", "must be absolute"),
+        ("unix://./peer", "must be absolute"),
+        ("unix://", "unix:///absolute/path"),
+        ("unix:///", "unix:///absolute/path"),
+        ("unix:///a\0b", "unix:///absolute/path"),
+        ("unix://bob@/run/peer", "a peer id has 56 characters, got 3"),
+        ("mem://", "mem://name"),
+        ("mem://bob:1", "mem://name"),
+        ("mem://bob/path", "behind the name"),
+        ("pigeon:///row", r"pigeon://host\[:port\]\[/path\]"),
+        ("pigeon://loft:70000", "out of range"),
     ],
 )
 def test_what_is_no_address_is_refused_with_what_is_wrong(text: str, complaint: str) -> None:
@@ -76,8 +106,53 @@ def test_any_text_is_an_address_or_no_address(text: str) -> None:
         address = Address.parse(text)
     except InvalidAddress:
         return
-    assert address.host
+    assert address.host or address.path
     assert 0 <= address.port <= 65535
+    assert Address.parse(str(address)) == address
+
+
+@given(st.sampled_from(["tcp", "tls", "ws", "wss", "unix", "mem", "pigeon"]), st.text(max_size=40))
+def test_what_is_read_of_any_scheme_is_written_so_that_it_is_read_again(scheme: str, rest: str) -> None:
+    try:
+        address = Address.parse(f"{scheme}://{rest}")
+    except InvalidAddress:
+        return
+    assert address.scheme == scheme
+    assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": ""},
+        {"host": "peer.test", "path": "/path"},
+        {"host": "peer.test", "scheme": "ws", "path": "path"},
+        {"host": "", "scheme": "unix", "path": "relative"},
+        {"host": "peer.test", "scheme": "unix", "path": "/run/peer"},
+        {"host": "", "port": 1, "scheme": "unix", "path": "/run/peer"},
+        {"host": "", "scheme": "unix"},
+        {"host": "bob", "port": 1, "scheme": "mem"},
+        {"host": "", "scheme": "mem"},
+    ],
+)
+def test_what_does_not_fit_the_scheme_is_refused_however_the_address_is_made(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidAddress):
+        Address(**fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        (f"tcp://{ID}@[::1]:4711", "[::1]:4711"),
+        ("wss://peer.example/chat", "peer.example:443"),
+        (f"unix://{ID}@/run/peer", "/run/peer"),
+        ("mem://bob", "bob"),
+        ("pigeon://[::1]/row", "[::1]"),
+        ("pigeon://loft:7/row", "loft:7"),
+    ],
+)
+def test_an_endpoint_says_where_in_short(text: str, endpoint: str) -> None:
+    assert Address.parse(text).endpoint == endpoint
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 70000])

@@ -11,6 +11,7 @@ import trio
 from trishake import (
     AlertCode,
     BadHandshake,
+    BadMessage,
     Cause,
     CloseCode,
     ConnectionClosed,
@@ -18,12 +19,14 @@ from trishake import (
     InvalidAddress,
     InvalidPeerId,
     LocalProtocolError,
+    MessageTooLarge,
     NoResponse,
     Phase,
     ProtocolError,
     Refused,
     Rejected,
     RemoteProtocolError,
+    RequestFailed,
     TrishakeError,
     Untrusted,
     VerdictCode,
@@ -57,6 +60,9 @@ def at(error: DialError) -> str:
         (Untrusted, {DialError, Refused}),
         (BadHandshake, {DialError, Refused}),
         (ConnectionClosed, {trio.BrokenResourceError}),
+        (MessageTooLarge, {ValueError}),
+        (BadMessage, set()),
+        (RequestFailed, set()),
         (InvalidAddress, {ValueError}),
         (InvalidPeerId, {ValueError}),
         (LocalProtocolError, {ProtocolError}),
@@ -67,6 +73,7 @@ def test_every_error_hangs_in_the_tree(error: type[Exception], parents: set[type
     everything = {NoResponse, Rejected, Refused, WrongIdentity, Untrusted, BadHandshake, DialError}
     everything |= {ConnectionClosed, InvalidAddress, InvalidPeerId, ProtocolError, trio.BrokenResourceError}
     everything |= {LocalProtocolError, RemoteProtocolError, ValueError}
+    everything |= {MessageTooLarge, BadMessage, RequestFailed}
     assert issubclass(error, TrishakeError)
     assert {other for other in everything if issubclass(error, other)} == parents | {error}
 

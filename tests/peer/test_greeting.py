@@ -18,7 +18,6 @@ from trishake import (
     BadHandshake,
     Cause,
     CloseCode,
-    Connection,
     Decision,
     DialError,
     Identity,
@@ -33,6 +32,7 @@ from trishake import (
     Refused,
     Rejected,
     Role,
+    SecureStream,
     Untrusted,
     VerdictCode,
     WrongIdentity,
@@ -78,7 +78,7 @@ from .conftest import (
 Script = Callable[[trio.SocketStream], Awaitable[None]]
 
 
-async def dial(port: int, *, peer: PeerId | None = None, **options: Any) -> Connection | DialError:
+async def dial(port: int, *, peer: PeerId | None = None, **options: Any) -> SecureStream | DialError:
     """Ada dials a port on loopback; what comes of it."""
     who = "" if peer is None else f"{peer}@"
     async with Peer(ADA, **{"limits": QUICK, "suites": (CLASSICAL.id,), **options}) as ada:
@@ -677,10 +677,10 @@ class Ending:
 
     def __init__(self) -> None:
         self._ended = trio.Event()
-        self._end: Connection | DialError | None = None
+        self._end: SecureStream | DialError | None = None
         self.at = 0.0
 
-    def set(self, end: Connection | DialError) -> None:
+    def set(self, end: SecureStream | DialError) -> None:
         self._end, self.at = end, trio.current_time()
         self._ended.set()
 
@@ -705,7 +705,7 @@ async def answering(transport: StreamPairMaker = tcp_pair, **options: Any) -> As
         nursery.start_soon(answer)
         yield ByHand(at_hand), ending
         await at_hand.aclose()
-    if isinstance(ending(), Connection):
+    if isinstance(ending(), SecureStream):
         await trio.aclose_forcefully(ending())
 
 
@@ -953,8 +953,8 @@ async def test_a_policy_is_told_who_and_whence_and_what_it_says_of_itself() -> N
         side(ADA, trust=remember, agent="ada/1", app=b"A"),
         side(BOB, trust=remember, agent="bob/2", app=b"B"),
     )
-    assert isinstance(ada, Connection)
-    assert isinstance(bob, Connection)
+    assert isinstance(ada, SecureStream)
+    assert isinstance(bob, SecureStream)
     of_ada, of_bob = told[Role.INITIATOR], told[Role.RESPONDER]
     assert (of_ada.peer, of_ada.agent, of_ada.app) == (ADA.id, "ada/1", b"A")
     assert (of_bob.peer, of_bob.agent, of_bob.app) == (BOB.id, "bob/2", b"B")
@@ -1305,7 +1305,7 @@ async def test_whatever_step_a_dial_is_cancelled_at_it_leaves_no_socket(welcome:
 
         async def dial_and_close() -> None:
             connection = await outcome(ada.dial, listener.invite)
-            if isinstance(connection, Connection):
+            if isinstance(connection, SecureStream):
                 await trio.aclose_forcefully(connection)
 
         before = open_sockets()
@@ -1349,8 +1349,8 @@ async def lengths_of_the_frames(suite: int) -> dict[Role, list[int]]:
 
     async with relayed(memory_pair, measure) as streams:
         ada, bob = await outcomes(streams, side(ADA, suites=(suite,)), side(BOB, suites=(suite,)))
-        assert isinstance(ada, Connection)
-        assert isinstance(bob, Connection)
+        assert isinstance(ada, SecureStream)
+        assert isinstance(bob, SecureStream)
     return lengths
 
 
@@ -1379,5 +1379,5 @@ async def greet_with_a_flipped_byte(suite: int, role: Role, number: int, at: int
         )
     assert isinstance(ada, NoResponse | Rejected | BadHandshake), where
     # Only when his own VERDICT is changed does Bob believe that they have met.
-    assert isinstance(bob, Connection) is ((role, number) == (Role.RESPONDER, 1)), where
+    assert isinstance(bob, SecureStream) is ((role, number) == (Role.RESPONDER, 1)), where
     assert trio.current_time() - started <= 10 + 1 + 1, where

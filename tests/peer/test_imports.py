@@ -15,7 +15,13 @@ import trishake_protocol
 PEER = Path(trishake.__file__).parent
 PROTOCOL = Path(trishake_protocol.__file__).parent
 THIRD_PARTIES = {"trio"}
-"""What `trishake` imports beside the core and the standard library: no cryptography, no msgpack."""
+"""What `trishake` imports beside the core and the standard library: no cryptography."""
+THIRD_PARTIES_OF = {
+    "_messages": {"msgpack"},
+    "_tls": {"cryptography"},
+    "_websocket_stream": {"trio_websocket", "wsproto"},
+}
+"""And what one module alone does: values, a certificate, and the extra `websocket`."""
 
 
 def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:
@@ -55,7 +61,21 @@ def test_the_core_loads_without_the_runtime() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_trio_the_core_and_the_standard_library_alone(module: str) -> None:
     outside = {name.partition(".")[0] for level, name in imports_of(MODULES[module]) if level == 0}
-    assert outside - set(sys.stdlib_module_names) <= THIRD_PARTIES | {"trishake_protocol"}
+    allowed = THIRD_PARTIES | THIRD_PARTIES_OF.get(module, set()) | {"trishake_protocol"}
+    assert outside - set(sys.stdlib_module_names) <= allowed
+
+
+def test_the_testing_kit_imports_trio_and_the_standard_library_alone() -> None:
+    for path in (PEER / "testing").glob("*.py"):
+        outside = {name.partition(".")[0] for level, name in imports_of(path) if level == 0}
+        assert outside - set(sys.stdlib_module_names) <= THIRD_PARTIES, path
+
+
+def test_what_only_some_addresses_need_is_not_loaded_before() -> None:
+    dear = {"trio_websocket", "wsproto", "cryptography.x509", "trio.testing", "trishake.testing"}
+    code = f"import sys, trishake; print(sorted({dear} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_within_the_runtime_no_import_leads_back() -> None:
@@ -74,6 +94,9 @@ def test_within_the_runtime_no_import_leads_back() -> None:
         ("_trust", "_greeting"),
         ("_connection", "_listener"),
         ("_listener", "_peer"),
+        ("_transport", "_tcp"),
+        ("_tls", "_websocket"),
+        ("_websocket", "_peer"),
         ("_errors", "_greeting"),
     ]:
         assert placed.index(lower) < placed.index(upper)

@@ -10,11 +10,14 @@ from types import ModuleType
 import pytest
 
 import trishake
+import trishake.testing
 import trishake_protocol
 
 PACKAGE = Path(trishake.__file__).parent
 WAYS_IN = {"cli"}
 """What the `trishake` command runs; nobody imports names from it."""
+PUBLIC_PACKAGES = {"testing"}
+"""Beside the package itself: for whoever writes tests."""
 
 
 def body_of(module: str) -> list[ast.stmt]:
@@ -25,15 +28,23 @@ def test_every_module_is_underscored_but_for_the_way_in() -> None:
     assert {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")} == WAYS_IN
 
 
-def test_the_package_itself_only_re_exports() -> None:
-    docstring, *statements = body_of("__init__")
+def test_every_package_within_is_public_and_its_modules_are_underscored() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/*.py")} == PUBLIC_PACKAGES
+    assert all(path.stem.startswith("_") for path in PACKAGE.glob("*/*.py"))
+
+
+@pytest.mark.parametrize("module", ["__init__", *(f"{package}/__init__" for package in sorted(PUBLIC_PACKAGES))])
+def test_a_package_only_re_exports(module: str) -> None:
+    docstring, *statements = body_of(module)
     assert isinstance(docstring, ast.Expr)
     *imports, names = statements
     assert all(isinstance(statement, ast.ImportFrom) for statement in imports)
     assert isinstance(names, ast.Assign)
 
 
-@pytest.mark.parametrize("package", [trishake, trishake_protocol], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [trishake, trishake.testing, trishake_protocol], ids=lambda package: package.__name__
+)
 def test_all_is_sorted_and_there_and_said_once(package: ModuleType) -> None:
     names: list[str] = list(package.__all__)
     assert names == sorted(names, key=in_ruffs_order)
@@ -73,6 +84,7 @@ def test_what_a_public_call_takes_or_gives_can_be_named() -> None:
         "CloseCode",
         "Address",
     }
+    needed |= {"Transport", "Bound", "Place", "Tcp", "Unix", "Tls", "WebSocket", "Memory"}
     assert needed <= set(trishake.__all__)
 
 
@@ -85,7 +97,7 @@ def test_a_public_name_has_its_own_words(name: str) -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path.name
 
 

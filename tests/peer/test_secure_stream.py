@@ -1,4 +1,4 @@
-"""_connection.py: an encrypted Trio stream, how it is used, and how it ends."""
+"""_secure_stream.py: an encrypted Trio stream, how it is used, and how it ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from trio.testing import MockClock, check_half_closeable_stream, memory_stream_p
 
 from trishake import (
     CloseCode,
-    Connection,
     ConnectionClosed,
     Decision,
     Identity,
@@ -22,6 +21,7 @@ from trishake import (
     Network,
     Peer,
     Role,
+    SecureStream,
     Suite,
     VerdictCode,
     accept,
@@ -58,7 +58,7 @@ async def small_tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     return await tcp_pair(buffer=16 * 1024)
 
 
-async def clog(sender: Connection) -> bytes:
+async def clog(sender: SecureStream) -> bytes:
     """Send until the transport takes no more; what was handed over in all."""
     block = bytes(range(256)) * 256
     handed = 0
@@ -77,11 +77,11 @@ async def clog(sender: Connection) -> bytes:
     return block * (handed // len(block))
 
 
-async def receive_all(connection: Connection) -> bytes:
+async def receive_all(connection: SecureStream) -> bytes:
     return b"".join([chunk async for chunk in connection])
 
 
-async def receive_to_failure(connection: Connection) -> tuple[bytes, ConnectionClosed]:
+async def receive_to_failure(connection: SecureStream) -> tuple[bytes, ConnectionClosed]:
     received = b""
     try:
         async for chunk in connection:
@@ -98,10 +98,10 @@ async def receive_to_failure(connection: Connection) -> tuple[bytes, ConnectionC
 async def test_a_connection_is_a_half_closeable_stream(transport: StreamPairMaker) -> None:
     limits = Limits(close=0.1)
 
-    async def make() -> tuple[Connection, Connection]:
+    async def make() -> tuple[SecureStream, SecureStream]:
         return await meet(await transport(), side(ADA, limits=limits), side(BOB, limits=limits))
 
-    async def make_clogged() -> tuple[Connection, Connection]:
+    async def make_clogged() -> tuple[SecureStream, SecureStream]:
         near, far = await meet(await small_tcp_pair(), side(ADA, limits=limits), side(BOB, limits=limits))
         await clog(near)
         await clog(far)
@@ -169,19 +169,19 @@ async def test_much_passes_both_ways_at_once_where_nothing_is_buffered(autojump_
             await exchange_much(*await meet(await lockstep_pair()))
 
 
-async def exchange_much(ada: Connection, bob: Connection) -> None:
+async def exchange_much(ada: SecureStream, bob: SecureStream) -> None:
     data = {ada: bytes(range(251)) * 9001, bob: bytes(range(249, -1, -1)) * 8009}
 
-    async def send(connection: Connection) -> None:
+    async def send(connection: SecureStream) -> None:
         view, step = memoryview(data[connection]), 1
         while view:
             await connection.send_all(view[:step])
             view, step = view[step:], step * 3 + 1
         await connection.send_eof()
 
-    received: dict[Connection, bytes] = {}
+    received: dict[SecureStream, bytes] = {}
 
-    async def receive(connection: Connection) -> None:
+    async def receive(connection: SecureStream) -> None:
         received[connection] = await receive_all(connection)
 
     async with trio.open_nursery() as nursery:
@@ -294,7 +294,7 @@ async def test_many_sends_cancelled_at_any_moment_still_arrive_in_order() -> Non
 
 
 @pytest.mark.parametrize("transport", [memory_pair, lockstep_pair], ids=["memory", "lockstep"])
-async def test_a_send_cancelled_half_way_where_nobody_knows_how_much_was_sent_breaks_the_connection(
+async def test_a_send_cancelled_half_way_where_nobody_knows_how_much_was_sent_breaks_the_secure_stream(
     transport: StreamPairMaker,
 ) -> None:
     at_ada, at_bob = await transport()
@@ -581,7 +581,7 @@ async def test_a_cancelled_close_closes_the_transport_at_once(transport: StreamP
 
 
 @EVERY_TRANSPORT
-async def test_closing_wakes_whoever_waits_on_the_connection(transport: StreamPairMaker) -> None:
+async def test_closing_wakes_whoever_waits_on_the_secure_stream(transport: StreamPairMaker) -> None:
     ada, _ = await meet(await (small_tcp_pair() if transport is tcp_pair else transport()))
     woken: set[str] = set()
 

@@ -1,0 +1,157 @@
+"""Keeper: a connection that is held, and dialed again when it has ended."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from trishake_protocol import CloseCode, PeerId, VerdictCode
+
+from ._addresses import Address
+from ._connection import Connection
+from ._errors import ConnectionClosed, DialError, Rejected
+from ._limits import Limits
+from ._registry import Registry
+
+_FINAL: Final = {CloseCode.PROTOCOL, CloseCode.REPLACED, CloseCode.FLOW_CONTROL, CloseCode.POLICY}
+"""Codes with which the other side says that it will not go better with another connection."""
+
+_ENOUGH: Final = 64
+"""Failures beyond which a pause grows no more, whatever the limits are."""
+
+_log = logging.getLogger("trishake")
+
+
+@dataclass(slots=True)
+class _Route:
+    """One address, and how it went there lately."""
+
+    address: Address
+    failures: int = 0
+    due: float = 0.0
+
+
+class Keeper:
+    """Holds a connection to one peer, from `Peer.keep` on until it is stopped or the peer leaves its block.
+
+    It dials one address at a time, the one whose pause is over first, and takes what is there if the other side
+    has dialed us. It gives up where trying again is no use: an error that is not `retryable` ends its address, one
+    under the other side's key ends the keeper, and so does a CLOSE that says so (PROTOCOL, FLOW_CONTROL, POLICY,
+    or REPLACED by somebody else with our identity).
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        dial: Callable[[Address], Awaitable[Connection]],
+        registry: Registry,
+        limits: Limits,
+    ) -> None:
+        self._routes = [_Route(address) for address in addresses]
+        self._dial = dial
+        self._registry = registry
+        self._limits = limits
+        self._peer: PeerId | None = next((address.peer for address in addresses if address.peer), None)
+        self._scope = trio.CancelScope()
+        self._changed = trio.lowlevel.ParkingLot()
+        self._given_up = False
+        self.connection: Connection | None = None
+        """The connection that is held now, if there is one."""
+        self.failure: DialError | ConnectionClosed | None = None
+        """What has first gone wrong since there was a connection: later failures do not hide it."""
+
+    def __repr__(self) -> str:
+        state = "given up" if self._given_up else "connected" if self.connection else "dialing"
+        return f"<Keeper of {self._peer.short if self._peer else self._routes[0].address}, {state}>"
+
+    async def connected(self) -> Connection:
+        """The connection, as soon as there is one. Raises `failure` once it has given up or was stopped."""
+        while True:
+            if self.connection is not None and self.connection.is_open:
+                await trio.lowlevel.checkpoint()
+                return self.connection
+            if self._given_up:
+                raise self.failure or ConnectionClosed("this keeper was stopped", by_peer=False)
+            await self._changed.park()
+
+    def stop(self) -> None:
+        """Dial no more. The connection that is there goes on."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Hold the connection until stopped, or until it is no use. Run by the peer."""
+        try:
+            with self._scope:
+                while await self._connect():
+                    await self._hold()
+        finally:
+            self._given_up = True
+            self._changed.unpark_all()
+
+    async def _connect(self) -> bool:
+        """Have a connection, however long it takes; False if that is no use."""
+        while self._routes:
+            if self._peer is not None and (there := self._registry.newest(self._peer)):
+                self._have(there)
+                return True
+            route = min(self._routes, key=lambda route: route.due)
+            await trio.sleep_until(route.due)
+            try:
+                self._have(await self._dial(route.address))
+            except DialError as error:
+                self._failed(route, error)
+            else:
+                return True
+        return False
+
+    async def _hold(self) -> None:
+        assert self.connection is not None
+        closed = await self.connection.closed()
+        lasted = trio.current_time() - self.connection.opened_at
+        self.connection = None
+        self.failure = closed
+        _log.info("a connection that is kept has ended: %s", closed)
+        if closed.by_peer and closed.code in _FINAL and not self._is_connected_to(self._peer):
+            self._routes.clear()
+        for route in self._routes:
+            if lasted >= self._limits.redial_longest:
+                route.failures, route.due = 0, 0.0
+            else:
+                self._pause(route)  # whoever accepts and closes at once is not dialed in a circle
+
+    def _have(self, connection: Connection) -> None:
+        self.connection = connection
+        self.failure = None
+        self._peer = connection.peer
+        self._changed.unpark_all()
+
+    def _failed(self, route: _Route, error: DialError) -> None:
+        """A dial opened nothing: when is the next one, if there is one?"""
+        self.failure = self.failure or error
+        _log.info("a dial of a peer that is kept has failed: %s", error)
+        if isinstance(error, Rejected):
+            if error.reason is VerdictCode.DUPLICATE and self._is_connected_to(error.peer):
+                self._peer = error.peer  # what we hold is there already
+                return
+            if error.authenticated and not error.retryable and route.address.peer is not None:
+                self._routes.clear()
+                return
+        if error.retryable:
+            self._pause(route, error.retry_after if isinstance(error, Rejected) else None)
+        else:
+            self._routes.remove(route)
+
+    def _pause(self, route: _Route, least: int | None = None) -> None:
+        """Exponential, and with jitter: many that were cut off at once must not come back at once."""
+        limits = self._limits
+        longest = min(limits.redial_longest, limits.redial_first * 2.0**route.failures)
+        route.failures = min(route.failures + 1, _ENOUGH)
+        route.due = trio.current_time() + max(least or 0, longest * random.uniform(0.5, 1))
+
+    def _is_connected_to(self, peer: PeerId | None) -> bool:
+        return peer is not None and self._registry.newest(peer) is not None

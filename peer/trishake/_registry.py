@@ -1,0 +1,238 @@
+"""Registry: the connections of one peer by identity, and which of two that compete is kept (section 11).
+
+    a second dial    while the first connection lives, it is a DUPLICATE; if it is dead, it is REPLACED
+    crossing dials   when two peers dial each other at once, the dial of the one with the larger id is kept
+
+Every connection that opens comes here, and every dial under way is known here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Self
+
+import trio
+
+from trishake_protocol import CloseCode, PeerId, Role, VerdictCode
+
+from ._connection import Connection
+from ._errors import ConnectionClosed
+from ._greeting import Greeter
+from ._limits import Limits
+from ._trust import Rejection, reject
+
+
+class Dial:
+    """One greeting of ours under way, as its initiator."""
+
+    def __init__(self, greeter: Greeter) -> None:
+        self.greeter = greeter
+        self.meanwhile: dict[PeerId, Connection] = {}
+        """What others have opened to us since this dial began."""
+        self.kept: Connection | None = None
+        """The other side's own dial came first: its connection is kept, and this dial ends."""
+        self.ready = False
+        self.ended = trio.Event()
+
+    @property
+    def target(self) -> PeerId | None:
+        """To whom it goes: who was dialed, or has answered; None while nobody knows."""
+        greeter = self.greeter
+        return greeter.identified.peer if greeter.identified else greeter.dialed
+
+    def overtake(self, connection: Connection) -> None:
+        """End it, in favour of this connection with the same peer."""
+        self.kept = connection
+        self.greeter.overtaken = True
+        self.greeter.scope.cancel()
+
+
+class Registry:
+    """The connections and dials of one peer. own_id: who we are, which decides between crossing dials.
+
+    close_soon: told of a connection that has to go, and with which code.
+    """
+
+    def __init__(
+        self, own_id: PeerId, limits: Limits, close_soon: Callable[[Connection, CloseCode], None]
+    ) -> None:
+        self._own_id = own_id
+        self._limits = limits
+        self._close_soon = close_soon
+        self._connections: dict[PeerId, list[Connection]] = {}
+        self._dials: dict[bytes, Dial] = {}
+        """By the ephemeral key in their SYN."""
+        self._turns: dict[PeerId, trio.Lock] = {}
+        self._watchers: weakref.WeakSet[Arrivals] = weakref.WeakSet()
+        self._changed = trio.lowlevel.ParkingLot()
+        self._left = False
+
+    # --- connections ------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter([connection for kept in self._connections.values() for connection in kept])
+
+    def newest(self, peer: PeerId) -> Connection | None:
+        kept = self._connections.get(peer)
+        return kept[-1] if kept else None
+
+    def add(self, connection: Connection) -> None:
+        """A connection is open. Whatever it makes superfluous goes."""
+        kept = self._connections.setdefault(connection.peer, [])
+        kept.append(connection)
+        if connection.role is Role.RESPONDER:
+            self._overtake_dials(connection)
+        while len(kept) > self._limits.connections_per_identity:
+            # It was dead for the other side, or lost to ours in a crossing: the larger id's dial is kept.
+            self._replace(kept[0])
+        for watcher in self._watchers:
+            watcher.pending[connection] = None
+        self._changed.unpark_all()
+
+    def discard(self, connection: Connection) -> None:
+        kept = self._connections.get(connection.peer, [])
+        if connection in kept:
+            kept.remove(connection)
+            if not kept:
+                del self._connections[connection.peer]
+        for watcher in self._watchers:
+            watcher.pending.pop(connection, None)
+
+    def leave(self) -> None:
+        """There will be no more of them: who watches arrivals has seen the last."""
+        self._left = True
+        self._changed.unpark_all()
+
+    def arrivals(self) -> Arrivals:
+        arrivals = Arrivals(self)
+        self._watchers.add(arrivals)
+        return arrivals
+
+    async def wait_change(self) -> bool:
+        """Wait until a connection opens. False if there will be no more."""
+        if not self._left:
+            await self._changed.park()
+        return not self._left
+
+    def _replace(self, connection: Connection) -> None:
+        self.discard(connection)
+        self._close_soon(connection, CloseCode.REPLACED)
+
+    # --- a greeting that asks to become one -------------------------------------------------------------
+
+    @asynccontextmanager
+    async def turn(self, peer: PeerId) -> AsyncGenerator[None]:
+        """One greeting of an identity at a time is decided, until its connection is there or is not."""
+        lock = self._turns.setdefault(peer, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            statistics = lock.statistics()
+            if not statistics.locked and not statistics.tasks_waiting:
+                self._turns.pop(peer, None)
+
+    async def objection(self, peer: PeerId) -> Rejection | None:
+        """Why no further connection with this identity, which dials us, may open; None if it may.
+
+        To be asked in its turn. It takes at most `Limits.crossing` and `Limits.duplicate_ping`.
+        """
+        if self._own_id.key > peer.key and await self._own_dial_gets_there(peer):
+            return reject(VerdictCode.CROSSING)
+        while len(kept := self._connections.get(peer, [])) >= self._limits.connections_per_identity:
+            if await self._is_alive(kept[0]):
+                return reject(VerdictCode.DUPLICATE)
+            self._replace(kept[0])
+        return None
+
+    async def _own_dial_gets_there(self, peer: PeerId) -> bool:
+        """Of two dials that cross ours is kept; hold the verdict until it is known how ours ends."""
+        with trio.move_on_after(self._limits.crossing):
+            for dial in list(self._dials.values()):
+                if dial.target == peer:
+                    await dial.ended.wait()
+                    if dial.ready:
+                        return True
+        return False
+
+    async def _is_alive(self, connection: Connection) -> bool:
+        with trio.move_on_after(self._limits.duplicate_ping):
+            try:
+                await connection.ping()
+            except ConnectionClosed:
+                return False
+            return True
+        return False
+
+    # --- dials ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def dialing(self, greeter: Greeter) -> Generator[Dial]:
+        """A dial is under way, as long as the block lasts."""
+        ephemeral_key = greeter.session.ephemeral_key
+        dial = self._dials[ephemeral_key] = Dial(greeter)
+        try:
+            yield dial
+        finally:
+            del self._dials[ephemeral_key]
+            dial.ended.set()
+
+    def is_own_dial(self, ephemeral_key: bytes) -> bool:
+        """Whether this SYN is of a dial of ours: then we have met ourselves, and the dial is told so."""
+        dial = self._dials.get(ephemeral_key)
+        if dial is None:
+            return False
+        dial.greeter.met_itself = True
+        return True
+
+    def end_dials(self) -> None:
+        """We are leaving."""
+        for dial in self._dials.values():
+            dial.greeter.leave()
+
+    async def kept_instead(self, dial: Dial, reason: object) -> Connection | None:
+        """The connection that a dial which failed with this reason resolves to, if there is one."""
+        peer = dial.target
+        if peer is None:
+            return None
+        if reason is VerdictCode.CROSSING and dial.kept is None:
+            # They keep their own dial, and our listener may still be about to say READY to it.
+            with trio.move_on_after(self._limits.crossing):
+                while peer not in dial.meanwhile and await self.wait_change():
+                    pass
+        if reason in (VerdictCode.CROSSING, VerdictCode.DUPLICATE):
+            kept = dial.kept or dial.meanwhile.get(peer)
+            return kept if kept is not None and kept.is_open else None
+        return None
+
+    def _overtake_dials(self, connection: Connection) -> None:
+        for dial in self._dials.values():
+            dial.meanwhile[connection.peer] = connection
+            if dial.target == connection.peer and self._own_id.key < connection.peer.key:
+                dial.overtake(connection)
+
+
+class Arrivals:
+    """Connections, each once: those that are open, then each as it opens. Ends when the peer leaves.
+
+    Whoever is slow misses those that have ended meanwhile, and holds nobody up.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.pending: dict[Connection, None] = dict.fromkeys(registry)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Connection:
+        if self.pending:
+            await trio.lowlevel.checkpoint()
+        while not self.pending:
+            if not await self._registry.wait_change():
+                raise StopAsyncIteration
+        connection = next(iter(self.pending))
+        del self.pending[connection]
+        return connection

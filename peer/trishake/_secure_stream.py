@@ -1,0 +1,420 @@
+"""SecureStream: one greeting over any Trio stream, and the one encrypted stream behind it.
+
+It has no task of its own: whoever calls `send_all` encrypts and writes, whoever calls `receive_some` reads and
+decrypts. `initiate` and `respond` make one of any stream; many streams over one connection, and addresses to
+dial, are `Connection`'s and `Peer`'s.
+
+    send_all → Session.send → Wire.queue → Wire.flush → transport
+    transport → Wire.receive → Session.receive_data → Session.next_event → receive_some
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from trishake_protocol import (
+    CloseCode,
+    CloseReceived,
+    DataReceived,
+    Direction,
+    Identity,
+    Network,
+    PeerId,
+    Profile,
+    RemoteProtocolError,
+    Session,
+    Truncated,
+    Wait,
+    code_name,
+    escape,
+)
+from trishake_protocol.limits import MAX_RECORD_CONTENT
+
+from ._errors import ConnectionClosed
+from ._greeting import Greeted, Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
+from ._limits import Limits
+from ._observer import Observer
+from ._trust import Policy, anyone, as_peer_id
+from ._version import AGENT
+from ._wire import Wire
+
+_SEND_CHUNK: Final = 4 * MAX_RECORD_CONTENT
+"""Plaintext that is encrypted ahead of the write: bounds what a slow reader makes us hold."""
+
+
+class SecureStream(Greeted, trio.abc.HalfCloseableStream):
+    """An encrypted stream to a peer whose identity is proved. Made by a greeting, never by hand.
+
+    Its errors are those of a Trio stream: BusyResourceError for two callers at once, ClosedResourceError after
+    our own close, and ConnectionClosed, a BrokenResourceError, with the code and text of who ended it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        wire: Wire,
+        meeting: Meeting,
+        limits: Limits,
+    ) -> None:
+        super().__init__(session, wire, meeting)
+        self._limits = limits
+        self._sending = _Turn("send")
+        self._receiving = _Turn("receive")
+        self._received = b""
+        self._reads = 0  # of the transport: a call that needed none still owes Trio a checkpoint
+        self._failure: ConnectionClosed | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<SecureStream to {self.peer.short} session {self.session_id.hex()}>"
+
+    # --- sending ----------------------------------------------------------------------------------------
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it; returns when the transport has taken it.
+
+        Cancelled on a socket, it leaves the stream whole: records that were under way are completed by the
+        next call or by `aclose`. On another transport, see `Wire`: the connection is broken, and says so.
+        """
+        with self._sending.take(self):
+            if self._session.sending is not Direction.OPEN and self._failure is None:
+                raise trio.ClosedResourceError("send_eof was called: this direction has ended")
+            await self._flush()
+            view = memoryview(data)
+            for start in range(0, len(view), _SEND_CHUNK):
+                self._session.send(view[start : start + _SEND_CHUNK])
+                await self._flush()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        with self._sending.take(self):
+            self._check_failure()
+            try:
+                await self._wire.wait_writable()
+            except trio.BrokenResourceError as error:
+                raise self._write_failed(error) from error
+
+    async def send_eof(self) -> None:
+        """End our direction, authenticated (CLOSE NORMAL); the other one goes on. Again, it does nothing."""
+        with self._sending.take(self):
+            self._check_failure()
+            if self._session.sending is Direction.OPEN:
+                self._session.finish()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        self._check_failure()
+        self._wire.queue(self._session)
+        try:
+            await self._wire.flush()
+        except trio.BrokenResourceError as error:
+            raise self._write_failed(error) from error
+
+    def _write_failed(self, error: trio.BrokenResourceError) -> Exception:
+        """The transport is broken: everything ends, and the reader wakes with the cause.
+
+        He first gets what has arrived: the other side's last words may be among it.
+        """
+        self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
+        self._receiving.wake(within=self._limits.close)
+        return self._failure_now()
+
+    # --- receiving --------------------------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """At least one byte, or none when the other side has ended its direction, authenticated.
+
+        Cancelled, it has lost nothing, but on a transport that is no socket may have torn the answer to a ping
+        (see Wire). An end without CLOSE raises ConnectionClosed: it is no clean end.
+        """
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError("max_bytes must be at least 1")
+        with self._receiving.take(self):
+            if self._failure is not None:
+                self._receiving.wake(within=self._limits.close)
+            reads = self._reads
+            if not self._received:
+                self._received = await self._next_data()
+            if self._reads == reads:
+                await trio.lowlevel.checkpoint()
+            if max_bytes is None or len(self._received) <= max_bytes:
+                data, self._received = self._received, b""
+            else:
+                data, self._received = self._received[:max_bytes], self._received[max_bytes:]
+            return data
+
+    async def _next_data(self) -> bytes:
+        """The content of the next DATA, or nothing at the clean end."""
+        while self._session.receiving is Direction.OPEN:
+            try:
+                event = self._session.next_event()
+            except RemoteProtocolError as error:
+                raise await self._end_after(error) from error
+            match event:
+                case Wait():
+                    await self._read()
+                case DataReceived():
+                    return event.data
+                case CloseReceived():
+                    await self._take_close(event)
+                case _:
+                    pass  # a PONG: nobody waits for it
+        self._check_failure()
+        return b""
+
+    async def _read(self) -> None:
+        self._reads += 1
+        try:
+            data = await self._receive_while_flushing()
+        except trio.BrokenResourceError as error:
+            self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
+            raise self._failure_now() from error
+        if data:
+            self._session.receive_data(data)
+        else:
+            self._session.receive_eof()
+
+    async def _receive_while_flushing(self) -> bytes | bytearray:
+        """Read; what the session wants to answer is written beside it, and reading never waits for that.
+
+        Only where a cancelled write would tear the transport does it come first.
+        """
+        if not self._wire.unsent:  # else what the other side asks without reading would pile up
+            self._wire.queue(self._session)
+        room = self._session.receive_room
+        if self._wire.pending and self._wire.tears:
+            await self._flush_quietly()
+        if not self._wire.pending:
+            return await self._wire.receive(room)
+        outcome: list[bytes | bytearray | trio.BrokenResourceError] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_quietly)
+            try:
+                outcome.append(await self._wire.receive(room))
+            except trio.BrokenResourceError as error:
+                outcome.append(error)
+            nursery.cancel_scope.cancel()
+        if isinstance(outcome[0], trio.BrokenResourceError):
+            raise outcome[0]
+        return outcome[0]
+
+    async def _flush_quietly(self) -> None:
+        try:
+            await self._wire.flush()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the reader beside us meets the same end, and names it
+
+    async def _take_close(self, close: CloseReceived) -> None:
+        if close.code is not CloseCode.NORMAL:
+            text = f': "{escape(close.text)}"' if close.text else ""
+            closed = ConnectionClosed(
+                f"{self.peer} closed the connection with {code_name(close.code)}{text}",
+                code=close.code,
+                text=close.text,
+                by_peer=True,
+            )
+            await self._end(closed)
+
+    async def _end_after(self, error: RemoteProtocolError) -> Exception:
+        """The other side broke the protocol, or was cut off."""
+        cut = isinstance(error, Truncated)
+        closed = ConnectionClosed(
+            f"the connection to {self.peer} ended: {error}",
+            code=None if cut else CloseCode.PROTOCOL,
+            by_peer=cut,
+        )
+        await self._end(closed)
+        return self._failure_now()
+
+    async def _end(self, closed: ConnectionClosed) -> None:
+        """The other side ended it, one way or another: the sender wakes, and our CLOSE is written."""
+        self._fail(closed)
+        self._sending.wake()
+        self._wire.queue(self._session)
+        with trio.move_on_after(self._limits.write_alert):
+            await self._flush_quietly()
+
+    # --- ending -----------------------------------------------------------------------------------------
+
+    async def aclose(self, code: CloseCode = CloseCode.NORMAL, text: str | None = None) -> None:
+        """Close for good: end our direction, wait for the other's CLOSE, at most `Limits.close`, and close.
+
+        code, text: what the other side is told, text of at most 256 bytes; with NORMAL it may finish what it is
+        sending, and that is discarded. Raises nothing but ValueError for such a text; then, and cancelled, the
+        transport is closed all the same, at once.
+        """
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        try:
+            with trio.move_on_after(self._limits.close):
+                await self._sending.evict()
+                await self._receiving.evict()
+                await self._close_both_directions(code, text)
+                await self._wire.aclose()
+        finally:
+            await self._wire.abort()
+        await trio.lowlevel.checkpoint()
+
+    async def _close_both_directions(self, code: CloseCode, text: str | None) -> None:
+        session = self._session
+        if self._failure is not None or self._wire.torn:
+            if self._failure is not None and not self._failure.by_peer:
+                await self._say_goodbye()
+            return
+        if code is not CloseCode.NORMAL and session.sending is not Direction.CLOSED:
+            session.close(code, text)
+        elif session.sending is Direction.OPEN:
+            session.finish(text)
+        self._wire.queue(session)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_quietly)
+            try:
+                while session.receiving is Direction.OPEN:
+                    if session.next_event() is Wait.NEED_DATA:
+                        data = await self._wire.receive(session.receive_room)
+                        session.receive_data(data) if data else session.receive_eof()
+            except (RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
+                # It was to end anyway, and no one is left to tell.
+                nursery.cancel_scope.cancel()
+
+    async def _say_goodbye(self) -> None:
+        """We ended it for a breach, and have said so: let the other side read that before the reset."""
+        try:
+            await self._wire.send_eof()
+            await self._wire.drain(self._limits.drain_after_alert, self._limits.drain_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+    def _fail(self, closed: ConnectionClosed) -> None:
+        if self._failure is None:
+            self._failure = closed
+
+    def _failure_now(self) -> Exception:
+        """What a caller gets who waited, or comes, when it has ended."""
+        if self._closed:
+            return trio.ClosedResourceError("this connection was closed here")
+        assert self._failure is not None
+        known = self._failure
+        return ConnectionClosed(str(known), code=known.code, text=known.text, by_peer=known.by_peer)
+
+    def _check_failure(self) -> None:
+        if self._closed or self._failure is not None:
+            raise self._failure_now()
+
+
+class _Turn:
+    """One caller at a time, as Trio's streams have it; and a way to wake him when everything ends."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._scope: trio.CancelScope | None = None
+        self._free: trio.Event | None = None
+
+    @contextmanager
+    def take(self, connection: SecureStream) -> Generator[None]:
+        if self._scope is not None:
+            raise trio.BusyResourceError(f"another task is already in {self._verb} on this connection")
+        if connection._closed:  # pyright: ignore[reportPrivateUsage]
+            raise connection._failure_now()  # pyright: ignore[reportPrivateUsage]
+        scope = self._scope = trio.CancelScope()
+        with scope:
+            try:
+                yield
+            finally:
+                self._scope = None
+                if self._free is not None:
+                    self._free.set()
+        if scope.cancelled_caught:
+            raise connection._failure_now()  # pyright: ignore[reportPrivateUsage]
+
+    def wake(self, *, within: float = 0) -> None:
+        """Make the caller who waits, if there is one, return with the cause of the end. within: seconds."""
+        if self._scope is not None:
+            self._scope.deadline = trio.current_time() + within
+
+    async def evict(self) -> None:
+        """Wake the caller, and wait until he is gone."""
+        if self._scope is not None:
+            self._free = trio.Event()
+            self.wake()
+            await self._free.wait()
+
+
+# --- over any Trio stream ---------------------------------------------------------------------------------
+
+
+async def initiate(
+    stream: trio.abc.Stream,
+    identity: Identity,
+    *,
+    expect: PeerId | str | None = None,
+    trust: Policy = anyone,
+    network: Network | None = None,
+    suites: Sequence[int] | None = None,
+    app: bytes | None = None,
+    agent: str | None = AGENT,
+    limits: Limits | None = None,
+    observer: Observer | None = None,
+) -> SecureStream:
+    """Greet whoever is at the other end of a stream, as the one who opens. Returns once we are accepted.
+
+    expect: who must answer; anyone whom `trust` takes, if None. network: the default is the public network
+    `trishake`. suites: ids enabled, best first. app: at most 4096 bytes, handed to the other side's policy.
+    Raises DialError: NoResponse, Rejected, or Refused. The stream is ours from the call on: it is closed when
+    the greeting fails or is cancelled, and with the connection.
+    """
+    profile = Profile(network or Network(), _ids(suites), agent=agent, app=app)
+    expected = None if expect is None else as_peer_id(expect)
+    session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
+    greeter = _greeter(stream, session, trust, limits, observer)
+    meeting = await greet_as_initiator(greeter)
+    return SecureStream(session, greeter.wire, meeting, greeter.limits)
+
+
+async def respond(
+    stream: trio.abc.Stream,
+    identity: Identity,
+    *,
+    trust: Policy = anyone,
+    network: Network | None = None,
+    suites: Sequence[int] | None = None,
+    app: bytes | None = None,
+    agent: str | None = AGENT,
+    limits: Limits | None = None,
+    observer: Observer | None = None,
+) -> SecureStream:
+    """Answer the greeting that comes over a stream. Returns once we have accepted and said so.
+
+    Parameters and errors as for `initiate`; a dialer that our policy rejects is told why, and Untrusted is
+    raised here.
+    """
+    profile = Profile(network or Network(), _ids(suites), agent=agent, app=app)
+    session = Session.responder(identity, profile, now=unix_time())
+    greeter = _greeter(stream, session, trust, limits, observer)
+    meeting = await greet_as_responder(greeter)
+    return SecureStream(session, greeter.wire, meeting, greeter.limits)
+
+
+def _ids(suites: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if suites is None else tuple(suites)
+
+
+def _greeter(
+    stream: trio.abc.Stream, session: Session, trust: Policy, limits: Limits | None, observer: Observer | None
+) -> Greeter:
+    wire = Wire.over(stream)
+    return Greeter(
+        session,
+        wire,
+        trust=trust,
+        limits=limits or Limits(),
+        observer=observer or Observer(),
+        address=wire.address,
+        started=trio.current_time(),
+    )

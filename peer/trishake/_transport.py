@@ -1,0 +1,194 @@
+"""Transport: how bytes get from one peer to another, and the race to the first place that answers.
+
+A transport is one class: `resolve` says which places an address stands for, `connect` goes to one of them,
+`listen` binds. What all of them share is here, once: `open_stream` races the places under one deadline and says
+in the words of `NoResponse` what kept it from them. `trishake.testing.check_transport` tells whether a transport
+keeps its promises.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import os
+import socket as stdlib_socket
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeAlias, cast
+
+import trio
+
+from ._addresses import Address
+from ._errors import Cause, NoResponse, Phase
+from ._limits import Limits
+
+_STAGGER: Final = 0.25
+"""Seconds before the next place is tried beside those under way (RFC 8305, section 5)."""
+
+_CAUSES: Final = {
+    errno.ECONNREFUSED: Cause.REFUSED,
+    errno.ECONNRESET: Cause.RESET,
+    errno.ETIMEDOUT: Cause.TIMEOUT,
+}
+
+Place: TypeAlias = Any
+"""One concrete place that an address stands for: a socket address, say. Only its transport looks inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A listener that is bound. address: where, as it can be dialed: a port of 0 has become the port taken.
+
+    Its `accept` waits for no dialer but the one that is there: whatever a handshake needs is done when its
+    stream is first read or written. It raises ClosedResourceError once closed, OSError when the system fails it.
+    """
+
+    address: Address
+    listener: trio.abc.Listener[trio.abc.Stream]
+
+
+class Transport(abc.ABC):
+    """How bytes get from one peer to another: one class for a scheme of addresses, or for two.
+
+    Its streams carry bytes in order and lose none, or end: BrokenResourceError, ClosedResourceError,
+    BusyResourceError as Trio has them. One that half-closes is a `trio.abc.HalfCloseableStream`; one that wraps
+    another has it as `transport_stream`, so that the other end's address is found.
+    """
+
+    schemes: ClassVar[tuple[str, ...]]
+    """What its addresses begin with, in lower case and without `://`."""
+
+    async def resolve(self, address: Address) -> Sequence[Place]:
+        """The places that the address stands for, the best one first. Raises OSError."""
+        return (address,)
+
+    @abc.abstractmethod
+    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.abc.Stream:
+        """A stream to one place of `resolve(address)`.
+
+        nursery: for tasks that the stream needs as long as it is open; none of them may raise. The caller sets
+        the deadline. Cancelled, it leaves nothing open. Raises OSError or BrokenResourceError; NoResponse where
+        the transport knows more, as that another protocol answered.
+        """
+
+    @abc.abstractmethod
+    async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
+        """Listeners, one for each place that the address stands for; all of them, or OSError and none.
+
+        nursery: for tasks that accepted streams need, as in `connect`.
+        """
+
+
+async def open_stream(
+    address: Address, transport: Transport, limits: Limits, nursery: trio.Nursery
+) -> trio.abc.Stream:
+    """A stream to whichever place answers first, within `limits.connect`, names resolved.
+
+    Cancelled, it leaves nothing open. Raises NoResponse with phase RESOLVE or CONNECT; where every place fails,
+    for what the best one said.
+    """
+    started = trio.current_time()
+    phase = Phase.RESOLVE
+    detail = None
+    try:
+        with trio.fail_after(limits.connect):
+            places = await transport.resolve(address)
+            if not places:
+                raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, "the name stands for no address")
+            phase = Phase.CONNECT
+            return await _race(address, transport, places, nursery)
+    except NoResponse as error:
+        error.elapsed = trio.current_time() - started
+        raise
+    except trio.TooSlowError:
+        cause = Cause.TIMEOUT
+    except stdlib_socket.gaierror as error:
+        cause, detail = Cause.UNREACHABLE, error.strerror
+    except OSError as error:
+        cause = _CAUSES.get(error.errno or 0, Cause.UNREACHABLE)
+        if cause is Cause.UNREACHABLE:
+            detail = os.strerror(error.errno) if error.errno else str(error) or None
+    except trio.BrokenResourceError as error:
+        cause, detail = Cause.CLOSED, str(error) or None
+    raise NoResponse(phase, cause, elapsed=trio.current_time() - started, detail=detail)
+
+
+async def _race(
+    address: Address, transport: Transport, places: Sequence[Place], nursery: trio.Nursery
+) -> trio.abc.Stream:
+    """Try the places, each a little after the one before (RFC 8305). Raises the first one's error."""
+    winner: list[trio.abc.Stream] = []
+    errors: dict[int, OSError | trio.BrokenResourceError | NoResponse] = {}
+    failed = [trio.Event() for _ in places]
+
+    async def attempt(index: int) -> None:
+        try:
+            stream = await transport.connect(address, places[index], nursery)
+        except (OSError, trio.BrokenResourceError, NoResponse) as error:
+            errors[index] = error
+            failed[index].set()
+        else:
+            if winner:  # two in one tick
+                await _abandon(stream)
+            else:
+                winner.append(stream)
+                attempts.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as attempts:
+            for index in range(len(places)):
+                attempts.start_soon(attempt, index)
+                if index + 1 < len(places):
+                    with trio.move_on_after(_STAGGER):
+                        await failed[index].wait()
+    except BaseException:
+        for stream in winner:  # connected, and cancelled before anyone had it
+            await _abandon(stream)
+        raise
+    if winner:
+        return winner[0]
+    raise errors[min(errors)]
+
+
+async def _abandon(stream: trio.abc.Stream) -> None:
+    with trio.CancelScope(shield=True):  # a forceful close waits for nothing
+        await trio.aclose_forcefully(stream)
+
+
+def remote_endpoint(stream: trio.abc.Stream) -> tuple[str, int] | None:
+    """The other end's host and port, through TLS or WebSocket too.
+
+    None where the transport has no such thing, and where the other end is gone already.
+    """
+    below: object = stream
+    while not isinstance(below, trio.SocketStream):
+        below = getattr(below, "transport_stream", None)
+        if below is None:
+            return None
+    try:
+        name = cast("object", below.socket.getpeername())
+    except OSError:
+        return None
+    if not isinstance(name, tuple):
+        return None  # a Unix socket's is a path
+    host, port = cast("tuple[object, ...]", name)[:2]
+    return (host, port) if isinstance(host, str) and isinstance(port, int) else None
+
+
+class OneCaller:
+    """Lets one task at a time into one direction of a stream; another gets BusyResourceError."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._inside = False
+
+    @contextmanager
+    def enter(self) -> Generator[None]:
+        if self._inside:
+            raise trio.BusyResourceError(f"another task is already in {self._verb} on this stream")
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False

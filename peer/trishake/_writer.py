@@ -1,0 +1,130 @@
+"""Writer: when what a session wants to say goes to the wire, and who waits for that.
+
+    Stream.send_all → Writer.flush → SocketWire.flush → socket         nobody is writing: at once, by the caller
+    Stream.send_all → Writer.flush_soon ⇢ one task that writes it all  somebody is, or writes come close together
+
+So a lone message is on the socket before its `send_all` returns, and many small ones share a record and a system
+call. A caller that is cancelled leaves nothing half-written: what is queued is written by the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from trishake_protocol import Session, Streams
+
+from ._wire import Wire
+
+_FULL: Final = 128 * 1024
+"""Bytes queued on one connection, from which on who sends has to wait."""
+
+_CLOSE_TOGETHER: Final = 50e-6
+"""Seconds. A write that follows another within this time is left to the task, and gathers more."""
+
+_GATHERED: Final = 16 * 1024
+"""Bytes that are worth a record: no more are waited for."""
+
+_GATHERING_TURNS: Final = 32
+"""Turns of Trio's loop that the task lets pass at most, as long as each of them brings more."""
+
+
+class Writer:
+    """The one place from which an open connection is written to.
+
+    on_failure: called once, when the transport breaks.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        streams: Streams,
+        wire: Wire,
+        nursery: trio.Nursery,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._session = session
+        self._streams = streams
+        self._wire = wire
+        self._nursery = nursery
+        self._on_failure = on_failure
+        self._room = trio.lowlevel.ParkingLot()
+        self._running = False
+        self._stopped = False
+        self._last = -1.0  # when we wrote last, on Trio's clock
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is queued that who sends has to wait."""
+        return self._streams.unsent + self._wire.backlog >= _FULL
+
+    async def wait_room(self) -> None:
+        """Wait until some of what is queued was written, or the connection has ended: look again then."""
+        await self._room.park()
+
+    async def flush(self) -> None:
+        """Write what is queued, or see that it is written. Cancelled, it is written all the same."""
+        if self._wire.tears or self._wire.writing or self._running or self._follows_closely():
+            self.flush_soon()
+            await trio.lowlevel.checkpoint()
+            return
+        self._wire.queue(self._session)
+        try:
+            await self._wire.flush()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._fail(error)
+        finally:
+            self._last = trio.current_time()
+            self._room.unpark_all()
+            if self._wire.backlog or self._session.has_data_to_send:
+                self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Have what is queued written by a task of its own. No checkpoint."""
+        if not self._running and not self._stopped:
+            self._running = True
+            self._nursery.start_soon(self._write)
+
+    def stop(self) -> None:
+        """Write no more: the connection's last words are written past us."""
+        self._stopped = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Everyone who waits for room looks again."""
+        self._room.unpark_all()
+
+    def _follows_closely(self) -> bool:
+        return self._streams.unsent < _GATHERED and trio.current_time() - self._last < _CLOSE_TOGETHER
+
+    async def _write(self) -> None:
+        try:
+            while not self._stopped:
+                await self._gather()
+                self._wire.queue(self._session)
+                if not self._wire.backlog:
+                    return
+                await self._wire.flush()
+                self._last = trio.current_time()
+                self._room.unpark_all()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._fail(error)
+        finally:
+            self._running = False
+
+    async def _gather(self) -> None:
+        """Let those who are just sending add to what is queued, while it grows."""
+        for _ in range(_GATHERING_TURNS):
+            before = self._streams.unsent
+            if before >= _GATHERED:
+                return
+            await trio.lowlevel.checkpoint()
+            if self._streams.unsent == before:
+                return
+
+    def _fail(self, error: Exception) -> None:
+        if not self._stopped:
+            self.stop()
+            self._on_failure(error)
