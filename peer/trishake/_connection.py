@@ -46,9 +46,9 @@ from ._errors import StreamRefused as StreamRefusedError
 from ._greeting import Greeted, Meeting
 from ._handlers import UNKNOWN, Handler, Handlers
 from ._limits import Limits
-from ._messages import MAX_SIZE, request
+from ._messages import MAX_SIZE, check_max_size, request
 from ._stream import Stream
-from ._trust import Introduction, Rejection, shortened
+from ._trust import Decision, Introduction, Rejection, accept, shortened
 from ._wire import Wire
 from ._writer import Writer
 
@@ -96,6 +96,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
 
         self._reading = trio.CancelScope()
         self._closing = False
+        self._at_once = False
         self._violated = False  # the other side broke the rules: it is told so, and drained
         self._broken: Exception | None = None
         self._end: ConnectionClosed | None = None
@@ -158,15 +159,17 @@ class Connection(Greeted, trio.abc.AsyncResource):
         as `open_stream`. It waits as long as the connection lasts: bound it with `trio.fail_after`. Cancelled,
         it has the function over there cancelled.
         """
+        check_max_size(max_size)
         return await request(await self.open_stream(protocol), value, max_size=max_size)
 
     async def _wait_for_room(self, protocol: str) -> None:
         """Wait until one more stream of ours may be opened. A checkpoint only if there is none."""
         while True:
             self.check_open()
-            if self._peer_leaves or self._closing:
-                who = "the other side" if self._peer_leaves else "this side"
-                raise StreamRefusedError(self.peer, protocol, f"{who} is closing the connection")
+            if self._closing:
+                raise ConnectionClosed(f"the connection to {self.peer} is being closed here", by_peer=False)
+            if self._peer_leaves:
+                raise StreamRefusedError(self.peer, protocol, "it is closing the connection")
             if not self._carried.can_open and self._given_up:
                 self._drop(next(iter(self._given_up)))
             if self._carried.can_open:
@@ -201,7 +204,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 await self._read_until_silent()
             if self._broken is not None:
                 self._transport_broke(self._broken)
-            await self._say_last_words()
+            if not self._at_once:
+                await self._say_last_words()
         finally:
             dropped = ConnectionClosed(f"the connection to {self.peer} was dropped", by_peer=False)
             end = self._finish(dropped)
@@ -311,26 +315,25 @@ class Connection(Greeted, trio.abc.AsyncResource):
             self._carried.refuse_unknown(id_)
             return
         stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=False)
-        if handler.trust is None:
-            self._carried.accept(id_)
         self._nursery.start_soon(self._serve, stream, handler)
 
     async def _serve(self, stream: Stream, handler: Handler) -> None:
+        """Answer it, in a task of its own: whoever has reset it by then has no handler at work for him."""
+        decision: Decision = accept()
         if handler.trust is not None:
             introduction = Introduction(self.peer, self.role.other, self.address, self.greeting, self.session_id)
             decision = await self._handlers.decide(handler.trust, introduction)
-            if stream.id not in self._carried or self._end is not None:
-                self.forget(stream)  # the other side did not wait for it
-                return
-            if isinstance(decision, Rejection):
-                self._handlers.refused(self.peer, stream.protocol, code_name(decision.reason))
-                self._carried.refuse(stream.id, shortened(decision.text or code_name(decision.reason)))
-                self._writer.flush_soon()
-                self.forget(stream)
-                return
+        if stream.id not in self._carried or self._end is not None:
+            self.forget(stream)
+        elif isinstance(decision, Rejection):
+            self._handlers.refused(self.peer, stream.protocol, code_name(decision.reason))
+            self._carried.refuse(stream.id, shortened(decision.text or code_name(decision.reason)))
+            self._writer.flush_soon()
+            self.forget(stream)
+        else:
             self._carried.accept(stream.id)
             self._writer.flush_soon()
-        await self._handlers.run(handler, stream)
+            await self._handlers.run(handler, stream)
 
     def _count_abandoned(self) -> None:
         """Whoever opens and resets, and never waits for an answer, may do so for a while (section 10)."""
@@ -393,6 +396,9 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     await self._finish_streams(self._limits.finish if finish is None else finish)
                 if self._end is None:
                     await self._say_close(content)
+            except trio.Cancelled:
+                self._at_once = True
+                raise
             finally:
                 self._reading.cancel()
         await self._ended.wait()

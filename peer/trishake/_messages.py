@@ -321,9 +321,14 @@ async def answer(
         await trio.aclose_forcefully(stream)
 
 
-def _channel_for_reply(stream: trio.abc.Stream, max_size: int) -> MessageChannel:
+def check_max_size(max_size: int) -> None:
+    """Raises ValueError if a failure might not fit into a reply."""
     if max_size < LEAST_SIZE_OF_REPLY:
         raise ValueError(f"max_size of {max_size} bytes, a request needs at least {LEAST_SIZE_OF_REPLY}")
+
+
+def _channel_for_reply(stream: trio.abc.Stream, max_size: int) -> MessageChannel:
+    check_max_size(max_size)
     return MessageChannel(stream, max_size=max_size)
 
 

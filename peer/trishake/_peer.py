@@ -35,7 +35,7 @@ from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
 from ._memory import Memory
-from ._messages import LEAST_SIZE_OF_REPLY, MAX_SIZE, RequestFunction, answer
+from ._messages import MAX_SIZE, RequestFunction, answer, check_max_size
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
 from ._statistics import Statistics, Tally
@@ -215,8 +215,7 @@ class Peer:
         max_size: bytes, of a request and of its reply; at least 2048. protocol, trust, errors: as for `handle`.
         Without a function it is a decorator: `@peer.handle_request("sum/1")`.
         """
-        if max_size < LEAST_SIZE_OF_REPLY:
-            raise ValueError(f"max_size of {max_size} bytes, a request needs at least {LEAST_SIZE_OF_REPLY}")
+        check_max_size(max_size)
 
         def answers(function: RequestFunction) -> Handler:
             handler = partial(answer, function=function, max_size=max_size, seconds=self._limits.request)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _CHUNK: Final = 64 * 1024
 """Bytes of one stream that are queued at a time: then it is another stream's turn."""
 
+_CRUMBS: Final = 4 * 1024
+"""Bytes below which what arrives is put together with what comes next."""
+
 
 class Stream(trio.abc.HalfCloseableStream):
     """A byte stream to the peer at the other end of a connection. Made by `Connection.open_stream`, or handed to
@@ -41,7 +44,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """Its number within the connection, the same on both sides."""
         self._streams = streams
         self._writer = writer
-        self._received: deque[bytes] = deque()
+        self._received: deque[bytes | bytearray] = deque()
         self._their_half_finished = False
         self._our_half_finished = False
         self._reset = False
@@ -154,7 +157,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._streams.consume(self.id, len(data))
         if self._streams.unsent:
             self._writer.flush_soon()
-        return data
+        return bytes(data)
 
     # --- ending -----------------------------------------------------------------------------------------
 
@@ -218,7 +221,12 @@ class Stream(trio.abc.HalfCloseableStream):
         self._receiver.unpark_all()
 
     def on_data(self, data: bytes) -> None:
-        self._received.append(data)
+        last = self._received[-1] if self._received else b""
+        if isinstance(last, bytearray) and len(last) < _CRUMBS:
+            last += data
+        else:
+            # Crumbs are gathered: an object for each byte would be forty times what the window allows.
+            self._received.append(data if len(data) >= _CRUMBS else bytearray(data))
         self._receiver.unpark_all()
 
     def on_finished(self) -> None:
