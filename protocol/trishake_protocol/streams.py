@@ -92,9 +92,9 @@ class Streams:
         return self._unsent + (0 if self._pong is None else MUX_HEADER)
 
     def credit(self, id_: int) -> int:
-        """How many bytes of this stream `send` would take now; 0 if it is over."""
+        """How many bytes of this stream `send` would take now; 0 if our half is finished, or it is over."""
         stream = self._streams.get(id_)
-        return 0 if stream is None else stream.send_window
+        return 0 if stream is None or stream.machine.sending is Half.FINISHED else stream.send_window
 
     # --- what the application does ----------------------------------------------------------------------
 
