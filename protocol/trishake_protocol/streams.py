@@ -62,6 +62,7 @@ class Streams:
         self._streams: dict[int, _Stream] = {}
         self._open_by_us = 0
         self._reset_here: dict[int, int] = {}  # id → what is left of its window; oldest first
+        self._forgotten = 0  # the highest id that has been dropped from there
         self._leaving = False
 
         self._inbox = bytearray()
@@ -221,10 +222,8 @@ class Streams:
         if stream is not None:
             stream.machine.received(Part.DATA)
             window = stream.receive_window
-        elif frame.stream in self._reset_here:
-            window = self._reset_here[frame.stream]
         else:
-            raise _breach(f"DATA for stream {frame.stream}, which is over")
+            window = self._window_of_reset(frame.stream)
         if frame.length > window:
             raise RemoteProtocolError(
                 f"DATA of {frame.length} bytes for stream {frame.stream}, whose window is {window}",
@@ -232,12 +231,20 @@ class Streams:
             )
         if stream is not None:
             stream.receive_window -= frame.length
-        else:
+        elif frame.stream in self._reset_here:
             self._reset_here[frame.stream] -= frame.length
         if frame.length:
             self._body = frame, frame.length
         else:
             self._read_flags(frame)
+
+    def _window_of_reset(self, id_: int) -> int:
+        """What may still come for a stream that was reset here; a whole window if we no longer know."""
+        if id_ in self._reset_here:
+            return self._reset_here[id_]
+        if id_ <= self._forgotten:
+            return STREAM_WINDOW
+        raise _breach(f"DATA for stream {id_}, which is over")
 
     def _read_body(self, frame: MuxFrame, left: int) -> None:
         """As much of the body of DATA as is there."""
@@ -299,7 +306,7 @@ class Streams:
         return self._streams.get(id_)
 
     def _open_for_them(self, id_: int) -> _Stream | None:
-        if not id_ or id_ % 2 == self._our_parity or id_ <= self._last_theirs:
+        if id_ % 2 == self._our_parity or id_ <= self._last_theirs:
             raise _breach(f"stream {id_} was opened: the last was {self._last_theirs}, or it is not theirs")
         if self._unsent_resets >= REMEMBERED_RESETS:
             raise _breach("streams are opened faster than our refusals of them are read")
@@ -396,7 +403,9 @@ class Streams:
         self._queue(MuxFrame(MuxType.WINDOW_UPDATE, MuxFlag.RST, id_, 0))
         self._reset_here[id_] = window
         if len(self._reset_here) > REMEMBERED_RESETS:
-            del self._reset_here[next(iter(self._reset_here))]
+            oldest = next(iter(self._reset_here))
+            del self._reset_here[oldest]
+            self._forgotten = max(self._forgotten, oldest)
 
     def _forget_if_over(self, id_: int, stream: _Stream) -> None:
         if stream.machine.over:
