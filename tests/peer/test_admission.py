@@ -164,7 +164,10 @@ async def test_one_too_many_is_told_busy_before_anything_is_read_and_the_others_
     limits = Limits(syn=30, greeting=30, handshakes_per_address=2, drain_after_alert=0.2, close=0.2)
     async with Peer(BOB, limits=limits, suites=(CLASSICAL.id,)) as bob, AsyncExitStack() as silent:
         listener = await bob.listen(ANYWHERE)
-        patient = [ByHand(await silent.enter_async_context(await connect(listener))) for _ in range(2)]
+        patient = [
+            ByHand(await silent.enter_async_context(await connect(listener)), identity) for identity in (EVE, ADA)
+        ]
+        arrivals = bob.arrivals()
         for hand in patient:
             await hand.say(hand.flight())
             await hand.hear_syn_ack(BOB.id)
@@ -178,7 +181,7 @@ async def test_one_too_many_is_told_busy_before_anything_is_read_and_the_others_
         for hand in patient:
             await hand.say(hand.ack())
             assert (await hand.hear_verdict()).code is VerdictCode.READY
-            assert (await listener.accept()).peer == EVE.id
+            assert (await anext(arrivals)).peer == hand.identity.id
 
 
 async def test_under_more_load_still_the_socket_is_just_closed() -> None:
@@ -198,7 +201,9 @@ async def test_who_dials_too_fast_is_told_to_try_again_in_a_second() -> None:
         listener = await bob.listen(ANYWHERE)
         async with Peer(ADA, limits=QUICK, suites=(CLASSICAL.id,)) as ada:
             for _ in range(2):
-                assert isinstance(await outcome(ada.dial, listener.invite), Connection)
+                connection = await outcome(ada.dial, listener.invite)
+                assert isinstance(connection, Connection)
+                await connection.aclose()
             busy = await outcome(ada.dial, listener.invite)
     assert isinstance(busy, Rejected)
     assert (busy.reason, busy.retry_after) == (AlertCode.BUSY, 1)
@@ -272,6 +277,7 @@ async def test_the_slot_comes_back_whatever_comes_of_the_greeting(
         syn=0.5 if dialer is say_nothing else 10,
         handshakes=1,
         handshake_burst=MANY,
+        connections_per_identity=MANY,
         drain_after_alert=30,
         drain_after_verdict=30,
         close=0.2,
