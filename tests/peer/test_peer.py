@@ -425,6 +425,7 @@ async def test_a_listener_that_is_closed_leaves_its_connections_open_and_takes_n
         bob.handle("shout/1", shout)
         listener = await bob.listen(ANYWHERE)
         connection = await ada.dial(listener.invite)
+        await arrival(bob)
         await listener.aclose()
         assert await ask(connection, b"still here") == b"STILL HERE"
         with pytest.raises(NoResponse):
