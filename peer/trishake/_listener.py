@@ -31,6 +31,8 @@ class Listener(trio.abc.AsyncResource):
         self._closed = False
         self.greetings: Final[set[Greeter]] = set()
         """Those under way; kept by the peer."""
+        self.served: Final = trio.Event()
+        """Set once it is closed and the last of its greetings has ended, farewells and all."""
         self.addresses: Final = tuple(_bound_address(listener) for listener in sockets)
         """Where it is bound: one address for each socket, the port as the system gave it."""
         self.invites: Final = tuple(str(_reachable(address).with_peer(id_)) for address in self.addresses)
@@ -46,22 +48,30 @@ class Listener(trio.abc.AsyncResource):
 
     async def aclose(self) -> None:
         """Take no more dials; greetings under way are told so. The connections that came of others go on."""
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def _close(self) -> None:
+        """No checkpoint: cancelled, it must close them all."""
         if not self._closed:
             self._closed = True
             self._scope.cancel()
             for listener in self._sockets:
-                listener.socket.close()  # no checkpoint: a cancelled aclose must close them all
+                listener.socket.close()
             for greeter in self.greetings:
                 greeter.leave()
-        await trio.lowlevel.checkpoint()
 
     async def serve(self, greet: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
         """Accept and greet until closed. Run by the peer; greet: one greeting, whatever comes of it."""
-        async with trio.open_nursery() as nursery:
-            with self._scope:
-                async with trio.open_nursery() as accepting:
-                    for listener in self._sockets:
-                        accepting.start_soon(self._accept_from, listener, greet, nursery)
+        try:
+            async with trio.open_nursery() as nursery:
+                with self._scope:
+                    async with trio.open_nursery() as accepting:
+                        for listener in self._sockets:
+                            accepting.start_soon(self._accept_from, listener, greet, nursery)
+        finally:
+            self._close()
+            self.served.set()
 
     async def _accept_from(
         self,
