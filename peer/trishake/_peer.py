@@ -95,6 +95,8 @@ class Peer:
         self._registry = Registry(self.id, self._limits, self._close_soon)
         self._listeners: set[Listener] = set()
         self._keepers: set[Keeper] = set()
+        self._running: set[Connection] = set()
+        """Those that are open, and those that are not quite closed."""
         self._inbound: set[Session] = set()
         """Those that were dialed to us and that our policy has taken."""
         self._turning_away = 0
@@ -147,12 +149,12 @@ class Peer:
         async with trio.open_nursery() as nursery:
             for listener in list(self._listeners):
                 nursery.start_soon(self._close_listener, listener)
-            for connection in self._registry:
+            for connection in self._running:
                 nursery.start_soon(partial(connection.aclose, CloseCode.GOING_AWAY, finish=finish))
 
     async def _close_listener(self, listener: Listener) -> None:
         await listener.aclose()
-        self._listeners.discard(listener)
+        await listener.served.wait()
 
     def _block_entered(self) -> trio.Nursery:
         if self._nursery is None:
@@ -256,6 +258,7 @@ class Peer:
     def _open(self, session: Session, wire: Wire, meeting: Meeting, nursery: trio.Nursery) -> Connection:
         has_ended = partial(self._has_ended, session)
         connection = Connection(session, wire, meeting, self._limits, self._handlers, nursery, has_ended)
+        self._running.add(connection)
         nursery.start_soon(connection.run)
         self._registry.add(connection)
         self._tally.connected(connection)
@@ -263,6 +266,7 @@ class Peer:
 
     def _has_ended(self, session: Session, connection: Connection, closed: ConnectionClosed) -> None:
         self._inbound.discard(session)
+        self._running.discard(connection)
         self._registry.discard(connection)
         self._tally.disconnected(connection, closed)
 
@@ -394,8 +398,14 @@ class Peer:
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
         self._listeners.add(listener)
-        nursery.start_soon(listener.serve, partial(self._welcome, listener, nursery))
+        nursery.start_soon(self._serve, listener, nursery)
         return listener
+
+    async def _serve(self, listener: Listener, nursery: trio.Nursery) -> None:
+        try:
+            await listener.serve(partial(self._welcome, listener, nursery))
+        finally:
+            self._listeners.discard(listener)
 
     async def _welcome(self, listener: Listener, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
         """Admit a dialer, or not, and greet it."""

@@ -19,19 +19,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
 
 from trishake import (
+    Connection,
     DialError,
     Identity,
     Limits,
     Listener,
     Network,
     Observer,
+    Peer,
     PeerId,
     Progress,
     Role,
@@ -42,6 +44,7 @@ from trishake import (
     respond,
 )
 from trishake_protocol.identity import GreetingContext
+from trishake_protocol.limits import MUX
 from trishake_protocol.messages import (
     Close,
     FrameType,
@@ -71,6 +74,9 @@ QUICK: Final = Limits(
     drain_after_alert=0.3,
     drain_after_verdict=0.3,
     close=0.3,
+    duplicate_ping=0.5,
+    crossing=0.5,
+    finish=0.3,
 )
 """For real sockets: long enough for a slow machine to greet, short where a test has to see the end."""
 
@@ -275,10 +281,11 @@ async def outcomes(
     return ends[Role.INITIATOR], ends[Role.RESPONDER]
 
 
-async def outcome(
-    call: Callable[..., Awaitable[SecureStream]], *args: Any, **options: Any
-) -> SecureStream | DialError:
-    """The connection, or the error of whichever kind."""
+_Opened = TypeVar("_Opened", SecureStream, Connection)
+
+
+async def outcome(call: Callable[..., Awaitable[_Opened]], *args: Any, **options: Any) -> _Opened | DialError:
+    """What a greeting opened, or the error of whichever kind."""
     try:
         return await call(*args, **options)
     except DialError as error:
@@ -314,7 +321,8 @@ class ByHand:
     """One side of a greeting, step by step: what goes into each message is the test's choice.
 
     Sends nothing by itself: `flight`, `syn_ack`, `ack`, `record` give bytes, `say` writes them.
-    identity: who signs. static_key: instead of the identity's own.
+    identity: who signs. static_key: instead of the identity's own. caps: by default streams, without which no
+        Peer goes on; who meets `initiate` or `respond`, which have none, speaks as if it had said nothing.
     """
 
     def __init__(
@@ -326,6 +334,7 @@ class ByHand:
         network: Network | None = None,
         static_key: KeyPair | None = None,
         version_max: int = 1,
+        caps: tuple[str, ...] = (MUX,),
     ) -> None:
         self.stream = stream
         self.identity = identity
@@ -334,6 +343,7 @@ class ByHand:
         self.static_key = static_key or identity.static_key
         self.offers = (suite.id,)
         self.version_max = version_max
+        self.caps = caps
         self.heard = b""
         """Every byte that the other side has sent."""
         self.read = 0
@@ -414,7 +424,7 @@ class ByHand:
     def honest(self, **changes: Any) -> Greeting:
         """An honest greeting, but for these fields."""
         said = Greeting(self.role.value, self.identity.id.key, self.offers, NOW, vers=(1, self.version_max))
-        return replace(said, **changes)
+        return replace(said, **{"caps": self.caps, **changes})
 
     def syn_ack(self, greeting: Greeting | bytes | None = None, **parts: Any) -> bytes:
         return self._greet(FrameType.SYN_ACK, greeting, **parts)
@@ -587,6 +597,11 @@ async def serving(script: Callable[[trio.SocketStream], Awaitable[None]]) -> Asy
 async def connect(listener: Listener) -> trio.SocketStream:
     """A dialer who has not said anything yet."""
     return await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
+
+
+async def arrival(peer: Peer) -> Connection:
+    """The first connection that is open at this peer, or opens."""
+    return await anext(peer.arrivals())
 
 
 async def closed_port() -> int:
