@@ -14,6 +14,7 @@ from trishake_protocol import (
     AlertCode,
     CloseCode,
     Identity,
+    InvalidPeerId,
     LocalProtocolError,
     Network,
     PeerId,
@@ -302,11 +303,12 @@ class Peer:
         from `Limits.redial_first` to `Limits.redial_longest`. It gives up where trying again is no use: see
         `Keeper`. Raises InvalidAddress; LocalProtocolError outside `async with`.
         """
+        nursery = self._block_entered()
         keeper = Keeper(
             self._addresses_of(target, more), partial(self._dial, trust=trust), self._registry, self._limits
         )
         self._keepers.add(keeper)
-        self._block_entered().start_soon(self._run_keeper, keeper)
+        nursery.start_soon(self._run_keeper, keeper)
         return keeper
 
     async def _run_keeper(self, keeper: Keeper) -> None:
@@ -324,7 +326,12 @@ class Peer:
 
     def _addresses_of(self, target: PeerId | Address | str, more: Sequence[Address | str]) -> list[Address]:
         if isinstance(target, str) and "://" not in target:
-            target = PeerId.parse(target)
+            try:
+                target = PeerId.parse(target)
+            except InvalidPeerId as error:
+                raise InvalidAddress(
+                    f"{target!r} is neither an address, such as tcp://host:port, nor a peer id: {error}"
+                ) from None
         known = self._addresses.of(target) if isinstance(target, PeerId) else [_address(target)]
         addresses = [*known, *map(_address, more)]
         for address in addresses:
