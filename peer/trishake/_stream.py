@@ -109,6 +109,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """End our half: the other side sees the end, and can go on sending. Again, it does nothing."""
         if self._sending:
             raise trio.BusyResourceError("another task is already sending on this stream")
+        self._check_closed()
         if not self._our_half_finished:
             self._check_sendable()
             self._finish()
