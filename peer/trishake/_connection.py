@@ -194,6 +194,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         finally:
             dropped = ConnectionClosed(f"the connection to {self.peer} was dropped", by_peer=False)
             end = self._finish(dropped)
+            self._writer.stop()
             self._on_end(self, end)
             self._ended.set()
             await self._wire.abort()
