@@ -11,6 +11,7 @@ waits wakes with that cause.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -204,7 +205,9 @@ class Connection(Greeted, trio.abc.AsyncResource):
         limits = self._limits
         while True:
             due = self._heard + limits.keepalive
-            if self._asked is not None:
+            if self._end is not None:
+                due = math.inf  # whoever closes has a deadline of his own
+            elif self._asked is not None:
                 due = self._asked + limits.keepalive_answer
             with trio.CancelScope(deadline=due):
                 await self._read()
