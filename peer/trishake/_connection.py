@@ -378,16 +378,17 @@ class Connection(Greeted, trio.abc.AsyncResource):
         """
         content = Close(code, text)
         content.encode()
-        if not self._closing:
+        try:
+            if self._closing:
+                await self._ended.wait()
             self._closing = True
             graceful = code in (CloseCode.NORMAL, CloseCode.GOING_AWAY)
-            try:
-                if self._end is None and graceful:
-                    await self._finish_streams(self._limits.finish if finish is None else finish)
-                if self._end is None:
-                    await self._say_close(content)
-            finally:
-                self._reading.cancel()
+            if self._end is None and graceful:
+                await self._finish_streams(self._limits.finish if finish is None else finish)
+            if self._end is None:
+                await self._say_close(content)
+        finally:
+            self._reading.cancel()
         await self._ended.wait()
 
     async def _finish_streams(self, seconds: float) -> None:
