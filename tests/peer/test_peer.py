@@ -44,7 +44,9 @@ from trishake import (
     WrongIdentity,
     accept,
     anyone,
+    initiate,
     only,
+    respond,
 )
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, HYBRID_PSK
 
@@ -259,6 +261,37 @@ async def test_the_dial_of_another_is_not_taken_for_our_own() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ada.dial, (await bob.listen(ANYWHERE)).invite)
             assert (await bob.dial(listener.invite)).peer == ADA.id
+
+
+# --- streams, or nothing --------------------------------------------------------------------------------
+
+
+async def test_whoever_dials_and_has_no_streams_is_rejected_with_a_text() -> None:
+    async with peer(BOB) as bob:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(Rejected) as caught:
+            await initiate(await connect(listener), ADA, suites=(CLASSICAL.id,), limits=QUICK)
+        assert caught.value.reason is VerdictCode.POLICY
+        assert caught.value.text == "this peer speaks in streams (mux/1), and the other side does not"
+        assert bob.connections == ()
+        assert bob.statistics().refused == {"POLICY": 1}
+
+
+async def test_whoever_is_dialed_and_has_no_streams_is_left_without_a_name() -> None:
+    ends: list[object] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        ends.append(await outcome(respond, stream, BOB, suites=(CLASSICAL.id,), limits=QUICK))
+
+    async with peer(ADA) as ada:
+        async with serving(answer) as port:
+            with pytest.raises(Untrusted, match=r"mux/1") as caught:
+                await ada.dial(f"tcp://{BOB.id}@127.0.0.1:{port}")
+        assert caught.value.reason is VerdictCode.POLICY
+        assert ada.connections == ()
+    (error,) = ends
+    assert isinstance(error, Rejected)
+    assert (error.reason, error.peer) == (AlertCode.ABORTED, None)
 
 
 # --- leaving --------------------------------------------------------------------------------------------
