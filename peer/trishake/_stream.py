@@ -74,7 +74,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sending = True
         try:
             self._check_sendable()
-            view = memoryview(data)
+            view = memoryview(data).cast("B")
             if not view:
                 await trio.lowlevel.checkpoint()
             while view:
