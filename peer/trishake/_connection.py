@@ -155,13 +155,15 @@ class Connection(Greeted, trio.abc.AsyncResource):
         while True:
             self.check_open()
             if self._peer_leaves or self._closing:
-                who = "the other side" if self._peer_leaves else "this side"
-                raise StreamRefusedError(self.peer, protocol, f"{who} is closing the connection")
+                raise self._leaving(protocol, "the other side" if self._peer_leaves else "this side")
             if not self._carried.can_open and self._given_up:
                 self._drop(next(iter(self._given_up)))
             if self._carried.can_open:
                 return
             await self._settled.park()
+
+    def _leaving(self, protocol: str, who: str) -> StreamRefusedError:
+        return StreamRefusedError(self.peer, protocol, f"{who} is closing the connection")
 
     def forget(self, stream: Stream) -> None:
         """The application has closed it, or never had it."""
@@ -281,6 +283,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     )
             case StreamReset(id_, abandoned):
                 if stream := self._streams.get(id_):
+                    if self._peer_leaves:  # it may be an open that crossed their GO AWAY
+                        stream.on_refused(self._leaving(stream.protocol, "the other side"))
                     stream.on_reset()
                 self._settle(id_)
                 if abandoned:
