@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,7 +40,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """Its number within the connection, the same on both sides."""
         self._streams = streams
         self._writer = writer
-        self._received: deque[bytes] = deque()
+        self._received = bytearray()  # crumbs kept one by one would take many times the window
         self._their_half_finished = False
         self._our_half_finished = False
         self._reset = False
@@ -148,10 +147,9 @@ class Stream(trio.abc.HalfCloseableStream):
             self._receiving = False
 
     def _take(self, max_bytes: int | None) -> bytes:
-        data = self._received.popleft()
-        if max_bytes is not None and len(data) > max_bytes:
-            self._received.appendleft(data[max_bytes:])
-            data = data[:max_bytes]
+        with memoryview(self._received) as view:
+            data = bytes(view[:max_bytes])
+        del self._received[: len(data)]
         self._streams.consume(self.id, len(data))
         if self._streams.unsent:
             self._writer.flush_soon()
@@ -219,7 +217,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._receiver.unpark_all()
 
     def on_data(self, data: bytes) -> None:
-        self._received.append(data)
+        self._received += data
         self._receiver.unpark_all()
 
     def on_finished(self) -> None:
