@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -44,6 +44,7 @@ from .conftest import (
     accepted,
     arrival,
     call_by_hand,
+    cancelled_at,
     connect,
     linked,
     linked_by_hand,
@@ -179,7 +180,7 @@ BREACHES: dict[str, tuple[Callable[[ByHand], bytes], CloseCode]] = {
 
 
 @asynccontextmanager
-async def dialed_by_hand(limits: Limits = QUICK):
+async def dialed_by_hand(limits: Limits = QUICK) -> AsyncIterator[tuple[Connection, ByHand]]:
     """Bob's connection, whom Eve has dialed by hand over TCP, and her end."""
     async with Peer(BOB, limits=limits, suites=(0x0001,)) as bob:
         bob.handle(KEEP, Keep())
@@ -652,3 +653,145 @@ def clog(stream: trio.StapledStream) -> None:
     """From here on nothing that is written to it is taken."""
     assert isinstance(stream.send_stream, trio.testing.MemorySendStream)
     stream.send_stream.send_all_hook = trio.sleep_forever
+
+
+# --- a transport that fails, or is stuck ----------------------------------------------------------------
+
+
+def fail(stream: trio.StapledStream) -> None:
+    """From here on whatever is written to it finds it broken."""
+
+    async def broken() -> None:
+        raise trio.BrokenResourceError("no carrier")
+
+    assert isinstance(stream.send_stream, trio.testing.MemorySendStream)
+    stream.send_stream.send_all_hook = broken
+
+
+@asynccontextmanager
+async def linked_by_hand_over(
+    near: trio.StapledStream, far: trio.StapledStream, limits: Limits
+) -> AsyncIterator[tuple[Connection, ByHand, Stream]]:
+    """Ada's connection, the other end in our hands, and a stream that she has opened."""
+
+    async def pair() -> tuple[trio.StapledStream, trio.StapledStream]:
+        return near, far
+
+    async with linked_by_hand(pair, limits=limits) as (connection, hand):
+        async with trio.open_nursery() as nursery:
+
+            async def take() -> None:
+                await hand.hear_record()
+                await hand.say(hand.record(RecordType.DATA, accepted(1)))
+
+            nursery.start_soon(take)
+            stream = await connection.open_stream(KEEP)
+        await wait_all_tasks_blocked()
+        yield connection, hand, stream
+
+
+async def test_what_the_other_side_said_before_the_transport_broke_is_the_cause(autojump_clock: MockClock) -> None:
+    near, far = memory_stream_pair()
+    async with linked_by_hand_over(near, far, Limits()) as (connection, hand, stream):
+        fail(near)
+        await stream.send_all(b"into the void")
+        await trio.sleep(0.5)
+        await hand.say(hand.record(RecordType.CLOSE, Close(CloseCode.POLICY, "enough").encode()))
+        assert seen(await connection.closed()) == (CloseCode.POLICY, "enough", True)
+
+
+async def test_a_transport_that_broke_without_a_word_is_the_cause_itself(autojump_clock: MockClock) -> None:
+    near, far = memory_stream_pair()
+    async with linked_by_hand_over(near, far, Limits()) as (connection, _, stream):
+        fail(near)
+        await stream.send_all(b"into the void")
+        end = await connection.closed()
+        assert seen(end) == (None, None, True)
+        assert "no carrier" in str(end)
+        assert trio.current_time() <= 1
+        with pytest.raises(ConnectionClosed, match="no carrier"):
+            await stream.send_all(b"x")
+
+
+async def test_a_sender_whom_the_transport_holds_up_wakes_when_it_ends(autojump_clock: MockClock) -> None:
+    near, far = memory_stream_pair()
+
+    async def send() -> None:
+        with pytest.raises(ConnectionClosed, match="enough"):
+            await stream.send_all(bytes(200_000))  # there is credit for it
+
+    async with (
+        linked_by_hand_over(near, far, Limits()) as (connection, hand, stream),
+        trio.open_nursery() as nursery,
+    ):
+        clog(near)
+        await stream.send_all(b"under way")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        assert connection._wire.backlog + connection._carried.unsent < 200_000  # it waits
+        await hand.say(hand.record(RecordType.CLOSE, Close(CloseCode.POLICY, "enough").encode()))
+
+
+async def test_closing_on_a_transport_that_is_stuck_takes_no_longer_than_its_limits(
+    autojump_clock: MockClock,
+) -> None:
+    near, far = memory_stream_pair()
+    async with linked_by_hand_over(near, far, Limits(close=5, write_alert=1)) as (connection, _, stream):
+        clog(near)
+        await stream.send_all(bytes(1000))
+        await stream.aclose()
+        await connection.aclose()
+        assert trio.current_time() == pytest.approx(6)
+
+
+# --- every step -----------------------------------------------------------------------------------------
+
+
+async def test_whatever_step_a_question_is_cancelled_at_the_connection_goes_on() -> None:
+    async def ask() -> None:
+        async with await two.at_ada.open_stream("echo/1") as stream:
+            await stream.send_all(b"hello")
+            await stream.send_eof()
+            assert await read_to_end(stream) == b"hello"
+
+    async with met() as two:
+        two.bob.handle("echo/1", echo)
+        for step in range(1, 300):
+            cancelled = await cancelled_at(step, ask)
+            assert two.at_ada.streams == (), f"cancelled at step {step}"
+            with trio.fail_after(5):
+                await ask()
+            if not cancelled:
+                break
+        assert not cancelled
+        assert step > 10
+        await wait_all_tasks_blocked(SETTLED)
+        assert two.at_bob.streams == ()
+
+
+async def test_whatever_step_a_close_is_cancelled_at_it_ends() -> None:
+    limits = Limits(handshake_burst=10**6)
+    for step in range(1, 100):
+        async with met(ada={"limits": limits}, bob={"limits": limits}) as two:
+            cancelled = await cancelled_at(step, two.at_ada.aclose)
+            with trio.fail_after(3):
+                await two.at_ada.closed()
+                await two.at_bob.closed()
+        if not cancelled:
+            break
+    assert not cancelled
+    assert step > 5
+
+
+async def test_an_open_that_crosses_a_go_away_is_refused_and_no_failure_of_a_handler() -> None:
+    async with linked_by_hand(tcp_pair) as (connection, hand), trio.open_nursery() as nursery:
+
+        async def open_() -> None:
+            with pytest.raises(StreamRefused, match="the other side is closing"):
+                await connection.open_stream("echo/1")
+
+        nursery.start_soon(open_)
+        await hand.hear_record()
+        farewell = mux(MuxType.GO_AWAY, MuxFlag.NONE, 0) + mux(MuxType.WINDOW_UPDATE, MuxFlag.RST, 1)
+        await hand.say(hand.record(RecordType.DATA, farewell))

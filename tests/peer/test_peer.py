@@ -321,6 +321,36 @@ async def test_leaving_the_block_closes_every_connection_and_tells_the_other_sid
     assert open_sockets() == before
 
 
+async def test_leaving_cancels_a_handler_that_goes_on_without_its_stream() -> None:
+    cancelled = trio.Event()
+
+    async def go_on(stream: Stream) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with peer(ADA) as ada:
+        with trio.fail_after(5):
+            async with peer(BOB, limits=replace(QUICK, finish=0.1)) as bob:
+                bob.handle("go-on/1", go_on)
+                await (await ada.dial((await bob.listen(ANYWHERE)).invite)).open_stream("go-on/1")
+        assert cancelled.is_set()
+
+
+async def test_an_error_in_the_block_leaves_no_time_to_finish() -> None:
+    async def fail(listener: Listener, bob: Peer) -> None:
+        async with peer(ADA, limits=Limits(finish=30)) as ada:
+            await (await ada.dial(listener.invite)).open_stream("shout/1")
+            raise ValueError("of the application's own")
+
+    async with peer(BOB) as bob:
+        bob.handle("shout/1", shout)
+        listener = await bob.listen(ANYWHERE)
+        with trio.fail_after(5), pytest.raises(ValueError, match="own"):
+            await fail(listener, bob)
+
+
 async def test_after_leaving_nobody_listens_any_more() -> None:
     async with peer(ADA) as ada:
         async with peer(BOB) as bob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -587,6 +588,30 @@ class Frames:
             self._unread += content
         part, self._unread = self._unread[:length], self._unread[length:]
         return part
+
+
+async def test_what_is_sent_is_bytes_whatever_the_shape_of_the_view() -> None:
+    numbers = array("I", range(100_000))
+    async with both_ends() as (here, there), trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await here.send_all(memoryview(numbers))
+            await here.send_all(bytearray(b"and these"))
+            await here.aclose()
+
+        nursery.start_soon(send)
+        assert await read_to_end(there) == numbers.tobytes() + b"and these"
+
+
+async def test_crumbs_that_came_one_by_one_are_received_together() -> None:
+    """What is kept of a window is about as large as the window, however small the frames were."""
+    async with linked_by_hand(tcp_pair) as (connection, hand):
+        await ask_again(connection, hand, Frames(hand))
+        (stream,) = connection.streams
+        crumbs = b"".join([mux(MuxType.DATA, MuxFlag.NONE, 1, bytes((65 + n % 26,))) for n in range(2000)])
+        await hand.say(hand.record(RecordType.DATA, crumbs))
+        await wait_all_tasks_blocked(SETTLED)
+        assert len(await stream.receive_some()) == 2000
 
 
 # --- credit ---------------------------------------------------------------------------------------------
