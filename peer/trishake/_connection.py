@@ -11,6 +11,7 @@ waits wakes with that cause.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -169,12 +170,15 @@ class Connection(Greeted, trio.abc.AsyncResource):
             if self._closing:
                 raise ConnectionClosed(f"the connection to {self.peer} is being closed here", by_peer=False)
             if self._peer_leaves:
-                raise StreamRefusedError(self.peer, protocol, "it is closing the connection")
+                raise self._leaving(protocol)
             if not self._carried.can_open and self._given_up:
                 self._drop(next(iter(self._given_up)))
             if self._carried.can_open:
                 return
             await self._settled.park()
+
+    def _leaving(self, protocol: str) -> StreamRefusedError:
+        return StreamRefusedError(self.peer, protocol, "it is closing the connection")
 
     def forget(self, stream: Stream) -> None:
         """The application has closed it, or never had it."""
@@ -209,6 +213,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         finally:
             dropped = ConnectionClosed(f"the connection to {self.peer} was dropped", by_peer=False)
             end = self._finish(dropped)
+            self._writer.stop()
             self._on_end(self, end)
             self._ended.set()
             await self._wire.abort()
@@ -218,7 +223,9 @@ class Connection(Greeted, trio.abc.AsyncResource):
         limits = self._limits
         while True:
             due = self._heard + limits.keepalive
-            if self._asked is not None:
+            if self._end is not None:
+                due = math.inf  # whoever closes has a deadline of his own
+            elif self._asked is not None:
                 due = self._asked + limits.keepalive_answer
             with trio.CancelScope(deadline=due):
                 await self._read()
@@ -292,6 +299,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     )
             case StreamReset(id_, abandoned):
                 if stream := self._streams.get(id_):
+                    if self._peer_leaves:  # it may be an open that crossed their GO AWAY
+                        stream.on_refused(self._leaving(stream.protocol))
                     stream.on_reset()
                 self._settle(id_)
                 if abandoned:
@@ -388,19 +397,20 @@ class Connection(Greeted, trio.abc.AsyncResource):
         """
         content = Close(code, text)
         content.encode()
-        if not self._closing:
+        try:
+            if self._closing:
+                await self._ended.wait()
             self._closing = True
             graceful = code in (CloseCode.NORMAL, CloseCode.GOING_AWAY)
-            try:
-                if self._end is None and graceful:
-                    await self._finish_streams(self._limits.finish if finish is None else finish)
-                if self._end is None:
-                    await self._say_close(content)
-            except trio.Cancelled:
-                self._at_once = True
-                raise
-            finally:
-                self._reading.cancel()
+            if self._end is None and graceful:
+                await self._finish_streams(self._limits.finish if finish is None else finish)
+            if self._end is None:
+                await self._say_close(content)
+        except trio.Cancelled:
+            self._at_once = True
+            raise
+        finally:
+            self._reading.cancel()
         await self._ended.wait()
 
     async def _finish_streams(self, seconds: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 64 * 1024
 """Bytes of one stream that are queued at a time: then it is another stream's turn."""
-
-_CRUMBS: Final = 4 * 1024
-"""Bytes below which what arrives is put together with what comes next."""
 
 
 class Stream(trio.abc.HalfCloseableStream):
@@ -45,7 +41,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """Its number within the connection, the same on both sides."""
         self._streams = streams
         self._writer = writer
-        self._received: deque[bytes | bytearray] = deque()
+        self._received = bytearray()  # crumbs kept one by one would take many times the window
         self._their_half_finished = False
         self._our_half_finished = False
         self._reset = False
@@ -75,7 +71,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         with self._sending:
             self._check_sendable()
-            view = memoryview(data)
+            view = memoryview(data).cast("B")
             if not view:
                 await trio.lowlevel.checkpoint()
             while view:
@@ -102,6 +98,7 @@ class Stream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """End our half: the other side sees the end, and can go on sending. Again, it does nothing."""
         self._sending.check()
+        self._check_closed()
         if not self._our_half_finished:
             self._check_sendable()
             self._finish()
@@ -135,10 +132,9 @@ class Stream(trio.abc.HalfCloseableStream):
             return self._take(max_bytes)
 
     def _take(self, max_bytes: int | None) -> bytes:
-        data = self._received.popleft()
-        if max_bytes is not None and len(data) > max_bytes:
-            self._received.appendleft(data[max_bytes:])
-            data = data[:max_bytes]
+        with memoryview(self._received) as view:
+            data = bytes(view[:max_bytes])
+        del self._received[: len(data)]
         self._streams.consume(self.id, len(data))
         if self._streams.unsent:
             self._writer.flush_soon()
@@ -206,12 +202,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._receiver.unpark_all()
 
     def on_data(self, data: bytes) -> None:
-        last = self._received[-1] if self._received else b""
-        if isinstance(last, bytearray) and len(last) < _CRUMBS:
-            last += data
-        else:
-            # Crumbs are gathered: an object for each byte would be forty times what the window allows.
-            self._received.append(data if len(data) >= _CRUMBS else bytearray(data))
+        self._received += data
         self._receiver.unpark_all()
 
     def on_finished(self) -> None:

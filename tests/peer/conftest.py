@@ -3,6 +3,8 @@
 memory, lockstep, tcp   pairs of streams; a scenario runs over each by parameter
 meet, outcomes          two real ends greet over such a pair
 ByHand                  one end in our hands: real Noise, and inside it whatever a test wants
+met, linked             two connections with streams: of two Peers over TCP, or over such a pair
+linked_by_hand          one of them, and the other end in our hands
 relayed                 a man in the middle, who changes what passes
 serving                 a TCP port behind which a script stands
 """
@@ -38,17 +40,27 @@ from trishake import (
     Progress,
     Role,
     SecureStream,
+    Stream,
+    StreamHandler,
     Suite,
     VerdictCode,
+    anyone,
     initiate,
     respond,
 )
+from trishake._greeting import Greeter, greet_as_initiator, greet_as_responder
+from trishake._handlers import Handler, Handlers
+from trishake._wire import Wire
+from trishake_protocol import Profile, Session
 from trishake_protocol.identity import GreetingContext
 from trishake_protocol.limits import MUX
 from trishake_protocol.messages import (
     Close,
     FrameType,
     Greeting,
+    MuxFlag,
+    MuxFrame,
+    MuxType,
     Preface,
     RecordType,
     Verdict,
@@ -530,6 +542,133 @@ def ready(hand: ByHand) -> bytes:
 def alert(code: int, detail: bytes = b"") -> bytes:
     """An ALERT, framed."""
     return encode_frame(FrameType.ALERT, bytes((code,)) + detail)
+
+
+# --- connections with streams ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Met:
+    """Two peers, and the connection that Ada has dialed: her end and Bob's."""
+
+    ada: Peer
+    bob: Peer
+    at_ada: Connection
+    at_bob: Connection
+
+
+@asynccontextmanager
+async def met(*, ada: dict[str, Any] | None = None, bob: dict[str, Any] | None = None) -> AsyncIterator[Met]:
+    """Over TCP. ada, bob: what a `Peer` takes. What is open at the end is cut short."""
+    options: dict[str, Any] = {"limits": QUICK, "suites": (CLASSICAL.id,)}
+    async with Peer(BOB, **{**options, **(bob or {})}) as host, Peer(ADA, **{**options, **(ada or {})}) as guest:
+        at_guest = await guest.dial((await host.listen(ANYWHERE)).invite)
+        yield Met(guest, host, at_guest, await arrival(host))
+        await guest.aclose(finish=0)
+
+
+class Keep:
+    """A handler that gives its streams to the test, and leaves them open."""
+
+    def __init__(self) -> None:
+        self._give, self._taken = trio.open_memory_channel[Stream](float("inf"))
+
+    async def __call__(self, stream: Stream) -> None:
+        self._give.send_nowait(stream)
+        await trio.sleep_forever()
+
+    async def open(self, connection: Connection, protocol: str = "keep/1") -> tuple[Stream, Stream]:
+        """A stream from here, and its other end."""
+        here = await connection.open_stream(protocol)
+        return here, await self._taken.receive()
+
+
+async def open_over(
+    stream: trio.abc.Stream,
+    role: Role,
+    nursery: trio.Nursery,
+    *,
+    limits: Limits = QUICK,
+    handlers: dict[str, StreamHandler] | None = None,
+) -> Connection:
+    """A connection over any stream, as a Peer makes them over sockets: Ada's is the initiator's."""
+    profile = Profile(Network(), (CLASSICAL.id,), caps=(MUX,))
+    if role is Role.INITIATOR:
+        session = Session.initiator(ADA, profile, now=NOW)
+    else:
+        session = Session.responder(BOB, profile, now=NOW)
+    greeter = Greeter(
+        session,
+        Wire.over(stream),
+        trust=anyone,
+        limits=limits,
+        observer=Observer(),
+        address=None,
+        started=trio.current_time(),
+    )
+    greet = greet_as_initiator if role is Role.INITIATOR else greet_as_responder
+    meeting = await greet(greeter)
+    known = Handlers(limits, Observer())
+    for protocol, function in (handlers or {}).items():
+        known.add(Handler(protocol, function, None))
+    connection = Connection(session, greeter.wire, meeting, limits, known, nursery, lambda *_: None)
+    nursery.start_soon(connection.run)
+    return connection
+
+
+@asynccontextmanager
+async def linked(
+    transport: StreamPairMaker, *, limits: Limits = QUICK, handlers: dict[str, StreamHandler] | None = None
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """Ada's connection and Bob's, over such a pair. handlers: Bob's."""
+    at_ada, at_bob = await transport()
+    ends: dict[Role, Connection] = {}
+    async with trio.open_nursery() as nursery:
+
+        async def greet(stream: trio.abc.Stream, role: Role) -> None:
+            ends[role] = await open_over(stream, role, nursery, limits=limits, handlers=handlers)
+
+        async with trio.open_nursery() as greeting:
+            greeting.start_soon(greet, at_ada, Role.INITIATOR)
+            greeting.start_soon(greet, at_bob, Role.RESPONDER)
+        yield ends[Role.INITIATOR], ends[Role.RESPONDER]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def linked_by_hand(
+    transport: StreamPairMaker, *, limits: Limits = QUICK
+) -> AsyncIterator[tuple[Connection, ByHand]]:
+    """Ada's connection, who dialed, and the other end in our hands; READY has been said."""
+    at_ada, at_hand = await transport()
+    hand = ByHand(at_hand)
+    ends: list[Connection] = []
+    async with trio.open_nursery() as nursery:
+
+        async def dial() -> None:
+            ends.append(await open_over(at_ada, Role.INITIATOR, nursery, limits=limits))
+
+        async with trio.open_nursery() as greeting:
+            greeting.start_soon(dial)
+            await answer_by_hand(hand)
+            await hand.say(ready(hand))
+        yield ends[0], hand
+        nursery.cancel_scope.cancel()
+
+
+def mux(type_: MuxType, flags: MuxFlag, stream: int, body: bytes = b"", *, length: int | None = None) -> bytes:
+    """A frame of a stream, for a DATA record. length: what it claims, if not that of its body."""
+    return MuxFrame(type_, flags, stream, len(body) if length is None else length).encode() + body
+
+
+def accepted(stream: int) -> bytes:
+    """The answer that takes a stream."""
+    return mux(MuxType.DATA, MuxFlag.ACK, stream, b"\x00")
+
+
+def opening(stream: int, protocol: str, flags: MuxFlag = MuxFlag.SYN) -> bytes:
+    said = protocol.encode()
+    return mux(MuxType.DATA, flags, stream, bytes((len(said),)) + said)
 
 
 # --- in the middle --------------------------------------------------------------------------------------

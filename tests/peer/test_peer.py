@@ -44,7 +44,9 @@ from trishake import (
     WrongIdentity,
     accept,
     anyone,
+    initiate,
     only,
+    respond,
 )
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, HYBRID_PSK
 
@@ -261,6 +263,37 @@ async def test_the_dial_of_another_is_not_taken_for_our_own() -> None:
             assert (await bob.dial(listener.invite)).peer == ADA.id
 
 
+# --- streams, or nothing --------------------------------------------------------------------------------
+
+
+async def test_whoever_dials_and_has_no_streams_is_rejected_with_a_text() -> None:
+    async with peer(BOB) as bob:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(Rejected) as caught:
+            await initiate(await connect(listener), ADA, suites=(CLASSICAL.id,), limits=QUICK)
+        assert caught.value.reason is VerdictCode.POLICY
+        assert caught.value.text == "this peer speaks in streams (mux/1), and the other side does not"
+        assert bob.connections == ()
+        assert bob.statistics().refused == {"POLICY": 1}
+
+
+async def test_whoever_is_dialed_and_has_no_streams_is_left_without_a_name() -> None:
+    ends: list[object] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        ends.append(await outcome(respond, stream, BOB, suites=(CLASSICAL.id,), limits=QUICK))
+
+    async with peer(ADA) as ada:
+        async with serving(answer) as port:
+            with pytest.raises(Untrusted, match=r"mux/1") as caught:
+                await ada.dial(f"tcp://{BOB.id}@127.0.0.1:{port}")
+        assert caught.value.reason is VerdictCode.POLICY
+        assert ada.connections == ()
+    (error,) = ends
+    assert isinstance(error, Rejected)
+    assert (error.reason, error.peer) == (AlertCode.ABORTED, None)
+
+
 # --- leaving --------------------------------------------------------------------------------------------
 
 
@@ -286,6 +319,36 @@ async def test_leaving_the_block_closes_every_connection_and_tells_the_other_sid
         assert not caught.value.by_peer
     assert [(end.code, end.by_peer) for end in ends] == [(CloseCode.GOING_AWAY, True)] * 2
     assert open_sockets() == before
+
+
+async def test_leaving_cancels_a_handler_that_goes_on_without_its_stream() -> None:
+    cancelled = trio.Event()
+
+    async def go_on(stream: Stream) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with peer(ADA) as ada:
+        with trio.fail_after(5):
+            async with peer(BOB, limits=replace(QUICK, finish=0.1)) as bob:
+                bob.handle("go-on/1", go_on)
+                await (await ada.dial((await bob.listen(ANYWHERE)).invite)).open_stream("go-on/1")
+        assert cancelled.is_set()
+
+
+async def test_an_error_in_the_block_leaves_no_time_to_finish() -> None:
+    async def fail(listener: Listener, bob: Peer) -> None:
+        async with peer(ADA, limits=Limits(finish=30)) as ada:
+            await (await ada.dial(listener.invite)).open_stream("shout/1")
+            raise ValueError("of the application's own")
+
+    async with peer(BOB) as bob:
+        bob.handle("shout/1", shout)
+        listener = await bob.listen(ANYWHERE)
+        with trio.fail_after(5), pytest.raises(ValueError, match="own"):
+            await fail(listener, bob)
 
 
 async def test_after_leaving_nobody_listens_any_more() -> None:
