@@ -1,0 +1,619 @@
+"""Streams against those who mean harm: whatever they say ends as section 10 has it, and for nobody else.
+
+The hostile side shares nothing with ours above the records: it greets by hand, and writes and reads yamux with
+`tests/yamux.py`. Each test has Bob under attack, over TCP, by one who dials him or whom he dials; and Ada, who
+has an echo stream with Bob that must go on. In the end Bob has the tasks and the sockets that he had before.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket as stdlib_socket
+import time
+import tracemalloc
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import msgpack
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests import yamux
+from tests.yamux import ACK, FIN, NONE, RST, SYN, WINDOW, Frame
+from trishake import (
+    CloseCode,
+    Connection,
+    ConnectionClosed,
+    Decision,
+    Introduction,
+    Limits,
+    Peer,
+    Role,
+    Stream,
+    StreamRefused,
+    StreamReset,
+    StreamTimeout,
+    UnknownProtocol,
+)
+from trishake_protocol.messages import Close, RecordType
+from trishake_protocol.patterns import CLASSICAL
+
+from .conftest import ADA, ANYWHERE, BOB, EVE, QUICK, ByHand, connect, open_sockets, ready, reset
+
+LIMITS: Final = replace(QUICK, close=0.3, finish=0.3, request=0.3, open_stream=0.5)
+
+DATA, PING, CLOSE, VERDICT = RecordType.DATA, RecordType.PING, RecordType.CLOSE, RecordType.VERDICT
+PROTOCOL, FLOW_CONTROL = CloseCode.PROTOCOL, CloseCode.FLOW_CONTROL
+
+WAYS: Final = pytest.mark.parametrize("way", ["they dial", "we dial"])
+
+
+# --- the hostile side -----------------------------------------------------------------------------------
+
+
+class Closed(Exception):
+    """The other side has said CLOSE."""
+
+    def __init__(self, code: CloseCode | int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def asks_for(protocol: str | bytes) -> bytes:
+    encoded = protocol.encode() if isinstance(protocol, str) else protocol
+    return bytes((len(encoded),)) + encoded
+
+
+class Hostile:
+    """One end of a connection with streams, in our hands."""
+
+    def __init__(self, hand: ByHand) -> None:
+        self.hand = hand
+        self.reader = yamux.Reader()
+        self.frames: deque[Frame] = deque()
+        self.pongs: deque[bytes] = deque()
+        self.pings = 0
+        self.parity = 1 if hand.role is Role.INITIATOR else 0
+
+    def mine(self, number: int = 0) -> int:
+        """The id of the stream that it opens as its number-th, from 0."""
+        return 2 * number + (1 if self.parity else 2)
+
+    def theirs(self, number: int = 0) -> int:
+        """The id of the number-th stream that is opened to it."""
+        return 2 * number + (2 if self.parity else 1)
+
+    async def say(self, *frames: bytes) -> None:
+        """Frames, in as few records as they need."""
+        data = b"".join(frames)
+        for start in range(0, len(data), 60_000):
+            await self.say_record(DATA, data[start : start + 60_000])
+
+    async def say_record(self, type_: RecordType, content: bytes = b"") -> None:
+        await self.hand.say(self.hand.record(type_, content))
+
+    async def hear(self) -> Frame:
+        """The next frame. Raises Closed at a CLOSE; pings are answered."""
+        while not self.frames:
+            type_, content = await self.hand.hear_record()
+            self.hand.heard, self.hand.read = b"", 0
+            if type_ is DATA:
+                self.frames += self.reader.read(content)
+            elif type_ is PING and content[0] == 0:
+                await self.say_record(PING, b"\x01" + content[1:])
+            elif type_ is PING:
+                self.pongs.append(content[1:])
+                if int.from_bytes(content[1:], "big") == self.pings:
+                    return Frame(yamux.PING, 0, 0, 0)
+            else:
+                assert type_ is CLOSE
+                raise Closed(Close.decode(content).code)
+        return self.frames.popleft()
+
+    async def hear_on(self, id_: int) -> Frame:
+        """The next frame of this stream; all others are forgotten."""
+        while (frame := await self.hear()).stream != id_:
+            pass
+        return frame
+
+    async def hear_data(self, id_: int, length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            data += (await self.hear_on(id_)).body
+        return data
+
+    async def hear_close(self) -> CloseCode | int:
+        """With which code it is told to go; then it goes."""
+        while True:
+            try:
+                await self.hear()
+            except Closed as closed:
+                await self.hand.stream.aclose()
+                return closed.code
+
+    async def catch_up(self) -> list[Frame]:
+        """The frames that came until all that it has said so far was read."""
+        kept, self.frames = list(self.frames), deque()
+        self.pings += 1
+        await self.say_record(PING, b"\x00" + self.pings.to_bytes(8, "big"))
+        while (frame := await self.hear()).type != yamux.PING or frame.flags:
+            kept.append(frame)
+        return kept
+
+    async def ask(self, id_: int, protocol: str = "echo/1", data: bytes = b"", flags: int = NONE) -> None:
+        """Open a stream, and do not wait."""
+        await self.say(yamux.data(id_, asks_for(protocol) + data, SYN | flags))
+
+    async def open(self, id_: int, protocol: str = "echo/1", data: bytes = b"") -> None:
+        await self.ask(id_, protocol, data)
+        assert await self.hear_on(id_) == Frame(yamux.DATA, ACK, id_, 1, b"\x00")
+
+    async def talks(self, id_: int) -> None:
+        """A stream of its own carries an echo: the connection is as good as any."""
+        await self.open(id_, "echo/1", b"hello")
+        assert await self.hear_data(id_, 5) == b"hello"
+
+    async def accept(self, number: int = 0) -> int:
+        """Take the stream that is opened to it; its id."""
+        id_ = self.theirs(number)
+        asked = await self.hear_on(id_)
+        assert (asked.type, asked.flags) == (yamux.DATA, SYN)
+        await self.say(yamux.data(id_, b"\x00", ACK))
+        return id_
+
+
+# --- Bob, Ada, and the scene ----------------------------------------------------------------------------
+
+
+async def echo(stream: Stream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
+class Scene:
+    """Bob, who is under attack; what his handlers have seen; and Ada, who must not notice."""
+
+    def __init__(self, bob: Peer, ada: Stream) -> None:
+        self.bob = bob
+        self.ada = ada
+        self.seen: list[Exception | bytes] = []
+        """What the handlers of watch/1 and pour/1 got last: an error, or the end."""
+        self.read = 0
+        self.requests: list[str] = []
+        self.let_go = trio.Event()
+        self.hostile: Hostile
+        self.connection: Connection
+
+    def handle(self) -> None:
+        bob = self.bob
+        bob.handle("echo/1", echo)
+        bob.handle("watch/1", self.watch)
+        bob.handle("pour/1", self.pour)
+        bob.handle("hold/1", self.hold)
+        bob.handle("gone/1", self.gone)
+        bob.handle("guarded/1", echo, trust=self.never_decides)
+        bob.handle_request("sum/1", self.sum)
+        bob.handle_request("slow/1", self.slow)
+
+    async def watch(self, stream: Stream) -> None:
+        try:
+            while data := await stream.receive_some():
+                self.read += len(data)
+        except trio.BrokenResourceError as error:
+            self.seen.append(error)
+        else:
+            self.seen.append(b"")
+
+    async def pour(self, stream: Stream) -> None:
+        try:
+            while True:
+                await stream.send_all(b"x" * 65536)
+        except trio.BrokenResourceError as error:
+            self.seen.append(error)
+
+    async def hold(self, stream: Stream) -> None:
+        await self.let_go.wait()
+
+    async def gone(self, stream: Stream) -> None:
+        pass
+
+    async def never_decides(self, introduction: Introduction) -> Decision:
+        return await trio.sleep_forever()
+
+    async def sum(self, value: Any, peer: object) -> int:
+        return sum(value)
+
+    async def slow(self, value: Any, peer: object) -> None:
+        self.requests.append("began")
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            self.requests.append("cancelled")
+            raise
+
+    async def others_go_on(self) -> None:
+        """Ada's stream carries what she says, and she can open another."""
+        for stream in (self.ada, await self.ada.connection.open_stream("echo/1")):
+            await stream.send_all(b"still there?")
+            heard = b""
+            while len(heard) < 12:
+                heard += await stream.receive_some()
+            assert heard == b"still there?"
+        await stream.aclose()
+
+    async def ended(self, code: CloseCode | None) -> ConnectionClosed:
+        """Bob's connection with the hostile one has ended, for his own reason; everything of it is gone."""
+        end = await self.connection.closed()
+        assert (end.code, end.by_peer) == (code, code is None)
+        self.let_go.set()
+        await until(lambda: not self.connection.streams)
+        assert self.bob.connection(EVE.id) is None
+        return end
+
+    async def until_seen(self, count: int = 1) -> list[Exception | bytes]:
+        await until(lambda: len(self.seen) >= count)
+        return self.seen
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, by the real clock."""
+    for _ in range(2500):
+        if condition():
+            return
+        await trio.to_thread.run_sync(time.sleep, 0.002)
+    raise AssertionError("it did not come")
+
+
+@asynccontextmanager
+async def scene(way: str = "they dial", limits: Limits = LIMITS) -> AsyncIterator[Scene]:
+    # Not from Trio's threads cache, nor from its own wake-up sockets: those are there before.
+    await until(lambda: True)
+    before = open_sockets()
+    async with (
+        Peer(BOB, limits=limits, suites=(CLASSICAL.id,)) as bob,
+        Peer(ADA, limits=LIMITS, suites=(CLASSICAL.id,)) as ada,
+    ):
+        bob.handle("echo/1", echo)
+        at_bob = await bob.listen(ANYWHERE)
+        to_bob = await ada.dial(at_bob.invite)
+        it = Scene(bob, await to_bob.open_stream("echo/1"))
+        bob._handlers._handlers.clear()
+        it.handle()
+        tasks = count_tasks(bob)
+        if way == "they dial":
+            hand = ByHand(await connect(at_bob))
+            await dial_by_hand(hand)
+        else:
+            hand = await be_dialed(bob)
+        it.hostile = Hostile(hand)
+        await until(lambda: bob.connection(EVE.id) is not None)
+        found = bob.connection(EVE.id)
+        assert found is not None
+        it.connection = found
+        try:
+            yield it
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(hand.stream)
+        it.let_go.set()
+        await it.others_go_on()
+        await until(lambda: bob.connection(EVE.id) is None and not found.streams)
+        await until(lambda: count_tasks(bob) == tasks)
+        await it.ada.aclose()
+        await to_bob.aclose()
+    assert open_sockets() == before
+
+
+async def dial_by_hand(hand: ByHand) -> None:
+    await hand.say(hand.flight())
+    await hand.hear_syn_ack(BOB.id)
+    await hand.say(hand.ack(hand.honest(caps=("mux/1",))))
+    await hand.hear_verdict()
+
+
+async def be_dialed(bob: Peer) -> ByHand:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener, trio.open_nursery() as nursery:
+        port = listener.socket.getsockname()[1]
+        nursery.start_soon(bob.dial, f"tcp://{EVE.id}@127.0.0.1:{port}")
+        hand = ByHand(await listener.accept())
+        await hand.hear_flight()
+        await hand.say(hand.syn_ack(hand.honest(caps=("mux/1",))))
+        await hand.hear_ack()
+        await hand.say(ready(hand))
+    return hand
+
+
+def count_tasks(peer: Peer) -> int:
+    assert peer._nursery is not None
+    return len(peer._nursery.child_tasks)
+
+
+@contextmanager
+def memory_within(bound: int) -> Iterator[None]:
+    """Bytes that all of this process, the hostile side included, may take at any moment meanwhile."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        yield
+        grown = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert grown <= bound, f"{grown / 1024:.0f} KiB, the bound is {bound // 1024}"
+
+
+# --- breaches -------------------------------------------------------------------------------------------
+
+
+def over(id_: int) -> bytes:
+    """A stream that both sides have finished: its protocol is unknown, so Bob ends his half at once."""
+    return yamux.data(id_, asks_for("none/1"), SYN | FIN)
+
+
+def wrong_id(id_: Callable[[Hostile], int]) -> Callable[[Hostile], bytes]:
+    return lambda hostile: yamux.data(id_(hostile), asks_for("echo/1"), SYN)
+
+
+FULL_GREETING: Final = len(asks_for("hold/1"))
+
+BREACHES: Final[dict[str, tuple[CloseCode, Callable[[Hostile], bytes]]]] = {
+    "our parity": (PROTOCOL, wrong_id(lambda h: h.theirs(4))),
+    "stream 0 opened": (PROTOCOL, wrong_id(lambda h: 0)),
+    "an id again": (PROTOCOL, wrong_id(lambda h: h.mine(0))),
+    "an id again, its stream over": (PROTOCOL, lambda h: over(h.mine(1)) + over(h.mine(1))),
+    "an id below the last": (PROTOCOL, lambda h: over(h.mine(9)) + over(h.mine(8))),
+    "a frame above the window": (FLOW_CONTROL, lambda h: yamux.header(yamux.DATA, 0, h.mine(0), WINDOW + 1)),
+    "a frame of 4 GiB": (FLOW_CONTROL, lambda h: yamux.header(yamux.DATA, 0, h.mine(0), 2**32 - 1)),
+    "an opening frame above the window": (
+        FLOW_CONTROL,
+        lambda h: yamux.header(yamux.DATA, SYN, h.mine(1), WINDOW + 1),
+    ),
+    "frames above the window together": (
+        FLOW_CONTROL,
+        lambda h: (
+            yamux.data(h.mine(1), asks_for("hold/1"), SYN)
+            + yamux.data(h.mine(1), bytes(WINDOW - FULL_GREETING))
+            + yamux.data(h.mine(1), b"x")
+        ),
+    ),
+    "data above the window of a refused stream": (
+        FLOW_CONTROL,
+        lambda h: (
+            yamux.data(h.mine(1), asks_for("none/1"), SYN)
+            + yamux.data(h.mine(1), bytes(WINDOW - FULL_GREETING))
+            + yamux.data(h.mine(1), b"x")
+        ),
+    ),
+    "data above the window of a stream that is reset": (
+        FLOW_CONTROL,
+        lambda h: (
+            yamux.data(h.mine(1), b"\x00", SYN)
+            + yamux.data(h.mine(1), bytes(WINDOW - 1))
+            + yamux.data(h.mine(1), b"x")
+        ),
+    ),
+    "credit that overflows": (FLOW_CONTROL, lambda h: yamux.window_update(h.mine(0), 2**31 - 1)),
+    "credit that overflows, of all bits": (FLOW_CONTROL, lambda h: yamux.window_update(h.mine(0), 2**32 - 1)),
+    "credit that overflows bit by bit": (
+        FLOW_CONTROL,
+        lambda h: yamux.window_update(h.mine(0), 2**30) * 2,
+    ),
+    "credit that overflows in the opening": (
+        FLOW_CONTROL,
+        lambda h: yamux.window_update(h.mine(1), 2**31 - 1, SYN),
+    ),
+    "data behind FIN": (
+        PROTOCOL,
+        lambda h: yamux.window_update(h.mine(0), 0, FIN) + yamux.data(h.mine(0), b"x"),
+    ),
+    "empty data behind FIN": (
+        PROTOCOL,
+        lambda h: yamux.data(h.mine(0), b"x", FIN) + yamux.data(h.mine(0)),
+    ),
+    "FIN behind FIN": (PROTOCOL, lambda h: yamux.window_update(h.mine(0), 0, FIN) * 2),
+    "data for a stream that is over": (PROTOCOL, lambda h: over(h.mine(1)) + yamux.data(h.mine(1), b"x")),
+    "data for a stream that they reset": (
+        PROTOCOL,
+        lambda h: yamux.window_update(h.mine(0), 0, RST) + yamux.data(h.mine(0), b"x"),
+    ),
+    "data for a stream never opened": (PROTOCOL, lambda h: yamux.data(h.mine(1), b"x")),
+    "data for a stream of ours never opened": (PROTOCOL, lambda h: yamux.data(h.theirs(0), b"x")),
+    "credit for a stream never opened": (PROTOCOL, lambda h: yamux.window_update(h.mine(1), 1)),
+    "RST for a stream never opened": (PROTOCOL, lambda h: yamux.window_update(h.mine(1), 0, RST)),
+    "FIN for a stream of ours never opened": (PROTOCOL, lambda h: yamux.data(h.theirs(0), b"", FIN)),
+    "data for stream 0": (PROTOCOL, lambda h: yamux.data(0, b"x")),
+    "credit for stream 0": (PROTOCOL, lambda h: yamux.window_update(0, 1)),
+    "another version": (PROTOCOL, lambda h: yamux.header(yamux.DATA, 0, h.mine(0), 0, version=1)),
+    "another type": (PROTOCOL, lambda h: yamux.header(4, 0, h.mine(0), 0)),
+    "the last of all types": (PROTOCOL, lambda h: b"\x00\xff" + bytes(10)),
+}
+
+
+@WAYS
+@pytest.mark.parametrize("breach", BREACHES)
+async def test_a_breach_ends_its_connection_with_its_code_and_no_other(way: str, breach: str) -> None:
+    code, frames = BREACHES[breach]
+    async with scene(way) as it:
+        await it.hostile.open(it.hostile.mine(), "watch/1")
+        await it.hostile.say(frames(it.hostile))
+        assert await it.hostile.hear_close() is code
+        await it.ended(code)
+        (error,) = await it.until_seen()
+        if breach == "data for a stream that they reset":
+            assert isinstance(error, StreamReset)
+        elif "behind FIN" in breach:
+            assert error == b"" or isinstance(error, ConnectionClosed)
+        else:
+            assert isinstance(error, ConnectionClosed)
+            assert (error.code, error.by_peer) == (code, False)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda hand: hand.record(DATA),
+        lambda hand: hand.writer.encode(DATA, b"", padding=60_000),
+        lambda hand: hand.writer.encode(0, b"", padding=60_000),
+        lambda hand: hand.writer.encode(5, b"x"),
+        lambda hand: hand.record(VERDICT, b"\x80"),
+        lambda hand: hand.record(PING, b"\x00" + bytes(7)),
+        lambda hand: hand.record(PING, b"\x02" + bytes(8)),
+        lambda hand: hand.record(CLOSE, b"\xc1"),
+        lambda hand: b"\x10\x00\x10" + bytes(16),
+        lambda hand: b"\x10\x00\x0f" + bytes(15),
+        lambda hand: b"\x11\x00\x10" + bytes(16),
+        lambda hand: b"\x01\x00\x20" + bytes(32),
+    ],
+    ids=[
+        "empty DATA",
+        "empty DATA, padded",
+        "padding only",
+        "unknown type",
+        "VERDICT",
+        "short PING",
+        "odd PING",
+        "CLOSE of rubbish",
+        "not decrypting",
+        "no tag",
+        "unknown frame",
+        "SYN",
+    ],
+)
+async def test_a_record_that_is_none_ends_its_connection(record: Callable[[ByHand], bytes]) -> None:
+    async with scene() as it:
+        await it.hostile.open(it.hostile.mine(), "watch/1")
+        await it.hostile.hand.say(record(it.hostile.hand))
+        assert await it.hostile.hear_close() is PROTOCOL
+        await it.ended(PROTOCOL)
+        (error,) = await it.until_seen()
+        assert isinstance(error, ConnectionClosed)
+
+
+# --- what is odd, and no breach -------------------------------------------------------------------------
+
+ODD: Final[dict[str, Callable[[Hostile], bytes]]] = {
+    "unknown flags": lambda h: (
+        yamux.data(h.mine(0), b"", 0xFFF0) + yamux.window_update(h.mine(0), 0, 0xFFF0) + yamux.ping(1, 0xFFF0)
+    ),
+    "ACK and SYN together": lambda h: yamux.data(h.mine(1), asks_for("echo/1"), SYN | ACK),
+    "ACK again and again": lambda h: yamux.window_update(h.mine(0), 0, ACK) * 3,
+    "no data": lambda h: yamux.data(h.mine(0)) * 100,
+    "no credit": lambda h: yamux.window_update(h.mine(0)) * 100,
+    "all the credit there is": lambda h: yamux.window_update(h.mine(0), 2**31 - 1 - WINDOW),
+    "an answer to no ping": lambda h: yamux.ping(7, ACK),
+    "a ping on a stream": lambda h: yamux.header(yamux.PING, SYN, h.mine(5), 1),
+    "credit behind FIN": lambda h: yamux.window_update(h.mine(0), 0, FIN) + yamux.window_update(h.mine(0), 2**20),
+    "credit for a stream that is over": lambda h: over(h.mine(1)) + yamux.window_update(h.mine(1), 2**31),
+    "FIN and RST for a stream that is over": lambda h: (
+        over(h.mine(1)) + yamux.window_update(h.mine(1), 0, FIN) + yamux.window_update(h.mine(1), 0, RST) * 2
+    ),
+    "opened with credit": lambda h: (
+        yamux.window_update(h.mine(1), 2**20, SYN) + yamux.data(h.mine(1), asks_for("echo/1"))
+    ),
+    "opened and reset in one": lambda h: yamux.data(h.mine(1), asks_for("echo/1"), SYN | RST),
+    "opened and finished in one": lambda h: yamux.data(h.mine(1), asks_for("echo/1"), SYN | FIN),
+    "opened with nothing": lambda h: yamux.window_update(h.mine(1), 0, SYN),
+    "data for a stream that is reset": lambda h: (
+        yamux.data(h.mine(1), b"\x00" + bytes(5), SYN)
+        + yamux.data(h.mine(1), bytes(WINDOW - 6))
+        + yamux.window_update(h.mine(1), 9)
+    ),
+    "the end of a stream that is reset": lambda h: (
+        yamux.data(h.mine(1), b"\x00", SYN) + yamux.data(h.mine(1), b"x", FIN)
+    ),
+    "GO AWAY, of any code": lambda h: yamux.go_away(0) + yamux.go_away(2) + yamux.go_away(99),
+    "ids left out": lambda h: over(h.mine(1000)),
+}
+
+
+@WAYS
+@pytest.mark.parametrize("odd", ODD)
+async def test_what_is_odd_but_no_breach_harms_nothing(way: str, odd: str) -> None:
+    async with scene(way) as it:
+        await it.hostile.open(it.hostile.mine(), "watch/1")
+        await it.hostile.say(ODD[odd](it.hostile))
+        await it.hostile.talks(it.hostile.mine(2000))
+        assert it.connection.is_open
+
+
+async def test_frames_may_be_cut_anywhere_and_records_be_tiny_or_padded() -> None:
+    async with scene() as it:
+        frames = yamux.data(it.hostile.mine(), asks_for("echo/1") + b"hello", SYN) + yamux.ping(77)
+        for byte in frames:
+            await it.hostile.hand.say(it.hostile.hand.writer.encode(DATA, bytes((byte,)), padding=byte))
+        assert await it.hostile.hear_on(it.hostile.mine()) == Frame(yamux.DATA, ACK, it.hostile.mine(), 1, b"\x00")
+        heard = await it.hostile.catch_up()
+        assert b"".join(frame.body for frame in heard) == b"hello"
+        assert Frame(yamux.PING, ACK, 0, 77) in heard
+
+
+# --- the greeting of a stream ---------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "greeting",
+    [b"\x00", b"\x00echo/1", b"\x81" + b"x" * 129, b"\xff", b"\x02\xc3\x28", b"\x03\xed\xa0\x80"],
+    ids=["of length 0", "of length 0, and more", "of 129", "of 255", "no UTF-8", "a surrogate"],
+)
+async def test_a_greeting_out_of_bounds_is_reset_and_its_connection_goes_on(way: str, greeting: bytes) -> None:
+    async with scene(way) as it:
+        id_ = it.hostile.mine()
+        await it.hostile.say(yamux.data(id_, greeting, SYN))
+        assert await it.hostile.hear() == Frame(yamux.WINDOW_UPDATE, RST, id_, 0)
+        await it.hostile.talks(it.hostile.mine(1))
+        assert len(it.connection.streams) == 1
+
+
+async def test_a_greeting_comes_as_slowly_as_it_likes() -> None:
+    async with scene() as it:
+        id_ = it.hostile.mine()
+        await it.hostile.say(yamux.window_update(id_, 0, SYN))
+        for byte in asks_for("echo/1"):
+            assert await it.hostile.catch_up() == []
+            await it.hostile.say(yamux.data(id_, bytes((byte,))))
+        await it.hostile.say(yamux.data(id_, b"hello"))
+        assert await it.hostile.hear_data(id_, 6) == b"\x00hello"
+
+
+async def test_an_id_of_128_bytes_is_asked_for_and_unknown() -> None:
+    async with scene() as it:
+        id_ = it.hostile.mine()
+        await it.hostile.say(yamux.data(id_, asks_for("é" * 64), SYN))
+        assert await it.hostile.hear() == Frame(yamux.DATA, ACK, id_, 1, b"\x01")
+        assert await it.hostile.hear() == Frame(yamux.WINDOW_UPDATE, FIN, id_, 0)
+
+
+@WAYS
+@pytest.mark.parametrize("cut", range(len(asks_for("echo/1"))))
+async def test_a_stream_that_ends_within_its_greeting_is_nothing(way: str, cut: int) -> None:
+    async with scene(way) as it:
+        finished, gone = it.hostile.mine(), it.hostile.mine(1)
+        part = asks_for("echo/1")[:cut]
+        await it.hostile.say(yamux.data(finished, part, SYN), yamux.window_update(finished, 0, FIN))
+        assert await it.hostile.hear() == Frame(yamux.WINDOW_UPDATE, RST, finished, 0)
+        await it.hostile.say(yamux.data(gone, part, SYN), yamux.window_update(gone, 0, RST))
+        assert await it.hostile.catch_up() == []
+        assert it.connection.streams == ()
+        assert len(it.connection._carried) == 0
+
+
+async def test_silence_behind_syn_takes_one_place_and_holds_nobody_up() -> None:
+    async with scene() as it:
+        await it.hostile.say(*(yamux.window_update(it.hostile.mine(n), 0, SYN) for n in range(255)))
+        await it.hostile.talks(it.hostile.mine(255))
+        assert len(it.connection._carried) == 256
+        await it.hostile.say(yamux.window_update(it.hostile.mine(256), 0, SYN))
+        assert await it.hostile.hear_on(it.hostile.mine(256)) == Frame(
+            yamux.WINDOW_UPDATE, RST, it.hostile.mine(256), 0
+        )
+        with trio.fail_after(2):  # LIMITS.finish for the echo that is open, and CLOSE
+            await it.connection.aclose()
