@@ -300,8 +300,10 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 self._peer_leaves = True
                 self._settled.unpark_all()
             case PongReceived(payload):
-                self._pongs = max(self._pongs, int.from_bytes(payload, "big"))
-                self._answers.unpark_all()
+                number = int.from_bytes(payload, "big")
+                if self._pongs < number <= self._pings:  # else it answers nothing that we have asked
+                    self._pongs = number
+                    self._answers.unpark_all()
             case CloseReceived(code, text):
                 self._closed_by_peer(code, text)
             case _:

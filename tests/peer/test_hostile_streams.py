@@ -544,6 +544,14 @@ async def test_what_is_odd_but_no_breach_harms_nothing(way: str, odd: str) -> No
         assert it.connection.is_open
 
 
+async def test_an_answer_to_a_ping_never_sent_answers_none_that_is_still_to_come() -> None:
+    async with scene() as it:
+        await it.hostile.say_record(PING, b"\x01" + b"\xff" * 8)
+        await it.hostile.catch_up()
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.05):
+            await it.connection.ping()
+
+
 async def test_frames_may_be_cut_anywhere_and_records_be_tiny_or_padded() -> None:
     async with scene() as it:
         frames = yamux.data(it.hostile.mine(), asks_for("echo/1") + b"hello", SYN) + yamux.ping(77)
