@@ -277,7 +277,7 @@ async def scene(way: str = "they dial", limits: Limits = LIMITS) -> AsyncIterato
     before = open_sockets()
     async with (
         Peer(BOB, limits=limits, suites=(CLASSICAL.id,)) as bob,
-        Peer(ADA, limits=LIMITS, suites=(CLASSICAL.id,)) as ada,
+        Peer(ADA, limits=replace(LIMITS, open_stream=5), suites=(CLASSICAL.id,)) as ada,
     ):
         bob.handle("echo/1", echo)
         at_bob = await bob.listen(ANYWHERE)
@@ -625,3 +625,134 @@ async def test_silence_behind_syn_takes_one_place_and_holds_nobody_up() -> None:
         )
         with trio.fail_after(2):  # LIMITS.finish for the echo that is open, and CLOSE
             await it.connection.aclose()
+
+
+# --- floods ---------------------------------------------------------------------------------------------
+
+MANY: Final = 10_000
+MOST: Final = 100_000
+KIB: Final = 1024
+
+
+def clog(it: Scene) -> None:
+    """Little fits between the two, once one of them does not read."""
+    socket = it.connection._wire.stream
+    assert isinstance(socket, trio.SocketStream)
+    socket.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, 4096)
+    assert isinstance(it.hostile.hand.stream, trio.SocketStream)
+    it.hostile.hand.stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, 4096)
+
+
+FLOODS: Final[dict[str, Callable[[Hostile, int], bytes]]] = {
+    "pings": lambda h, many: b"".join(map(yamux.ping, range(many))),
+    "answers to no ping": lambda h, many: yamux.ping(1, ACK) * many,
+    "GO AWAY": lambda h, many: yamux.go_away() * many,
+    "no data": lambda h, many: yamux.data(h.mine(0)) * many,
+    "single bytes": lambda h, many: yamux.data(h.mine(0), b"x") * many,
+    "single bytes that are read": lambda h, many: yamux.data(h.mine(1), b"x") * many,
+    "no credit": lambda h, many: yamux.window_update(h.mine(0)) * many,
+    "crumbs of credit": lambda h, many: yamux.window_update(h.mine(0), 1) * many,
+    "data for a stream that is reset": lambda h, many: yamux.data(h.mine(2), b"x") * many,
+    "resets of a stream that is over": lambda h, many: yamux.window_update(h.mine(2), 0, RST) * many,
+    "streams that end within their greeting": lambda h, many: b"".join(
+        yamux.window_update(h.mine(3 + n), 0, SYN) + yamux.data(h.mine(3 + n), b"\x00") for n in range(many // 10)
+    ),
+    "streams of unknown protocols": lambda h, many: b"".join(over(h.mine(3 + n)) for n in range(many // 10)),
+}
+
+
+@pytest.mark.parametrize("many", [MANY, pytest.param(MOST, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_flood_is_worked_off_in_little_memory(flood: str, many: int) -> None:
+    """As little for many frames as for ten times as many: half a mebibyte, the hostile side's own included."""
+    async with scene(limits=replace(LIMITS, open_stream=5)) as it:
+        hostile = it.hostile
+        await hostile.open(hostile.mine(0), "hold/1")
+        await hostile.open(hostile.mine(1), "watch/1")
+        await hostile.say(yamux.data(hostile.mine(2), b"\x00", SYN))
+        assert (await hostile.hear_on(hostile.mine(2))).flags == RST
+        frames = FLOODS[flood](hostile, many)
+        size = 6000 if "streams" in flood else 60_000  # else it does not wait for answers
+        with memory_within(KIB * KIB // 2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(it.others_go_on)
+                for at in range(0, len(frames), size):
+                    await hostile.say_record(DATA, frames[at : at + size])
+                    heard = await hostile.catch_up()
+        if flood == "pings":
+            pongs = [frame.length for frame in heard if frame.type == yamux.PING]
+            assert len(pongs) <= 2  # the latest of those that were read together
+        await hostile.talks(hostile.mine(20_000))
+
+
+async def test_a_flood_of_ping_records_has_one_answer_waiting_at_most() -> None:
+    async with scene() as it:
+        clog(it)
+        encode = it.hostile.hand.record
+        records = [encode(PING, b"\x00" + n.to_bytes(8, "big")) for n in range(1, 5_001)]
+        with memory_within(KIB * KIB):
+            for at in range(0, len(records), 1000):
+                await it.hostile.hand.say(*records[at : at + 1000])
+            await it.others_go_on()
+        it.hostile.pings = 5000
+        while (await it.hostile.hear()).type != yamux.PING:
+            pass
+        assert len(it.hostile.pongs) < 5000
+        await it.hostile.talks(it.hostile.mine())
+
+
+async def test_256_opens_are_answered_and_one_more_is_reset() -> None:
+    async with scene() as it:
+        hostile = it.hostile
+        ids = [hostile.mine(n) for n in range(300)]
+        await hostile.say(*(yamux.data(id_, asks_for("echo/1"), SYN) for id_ in ids))
+        answers = {frame.stream: frame for frame in await hostile.catch_up()}
+        while len(answers) < 300:
+            frame = await hostile.hear()
+            answers[frame.stream] = frame
+        assert all(answers[id_] == Frame(yamux.DATA, ACK, id_, 1, b"\x00") for id_ in ids[:256])
+        assert all(answers[id_] == Frame(yamux.WINDOW_UPDATE, RST, id_, 0) for id_ in ids[256:])
+        await hostile.say(yamux.data(ids[7], b"", FIN))
+        assert await hostile.hear_on(ids[7]) == Frame(yamux.WINDOW_UPDATE, FIN, ids[7], 0)
+        await hostile.talks(hostile.mine(300))
+
+
+async def test_streams_that_are_refused_and_never_finished_keep_their_places() -> None:
+    async with scene() as it:
+        hostile = it.hostile
+        await hostile.say(*(yamux.data(hostile.mine(n), asks_for("none/1"), SYN) for n in range(256)))
+        await hostile.catch_up()
+        await hostile.ask(hostile.mine(256))
+        assert await hostile.hear_on(hostile.mine(256)) == Frame(yamux.WINDOW_UPDATE, RST, hostile.mine(256), 0)
+        await hostile.say(yamux.data(hostile.mine(0), b"", FIN))
+        await hostile.talks(hostile.mine(257))
+
+
+# --- opened and reset -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["echo/1", "guarded/1", None])
+@pytest.mark.parametrize("in_one", [False, True], ids=["RST by itself", "RST with SYN"])
+async def test_64_streams_a_second_may_be_opened_and_reset_and_no_more(
+    in_one: bool, protocol: str | None, mock_clock: MockClock
+) -> None:
+    async with scene() as it:
+        hostile = it.hostile
+
+        def abandoned(number: int) -> bytes:
+            id_ = hostile.mine(number)
+            body = asks_for(protocol) if protocol else b""
+            if in_one:
+                return yamux.data(id_, body, SYN | RST)
+            return yamux.data(id_, body, SYN) + yamux.window_update(id_, 0, RST)
+
+        for second in range(3):
+            await hostile.say(*map(abandoned, range(100 * second, 100 * second + 64)))
+            await hostile.talks(hostile.mine(100 * second + 99))
+            mock_clock.jump(1)
+        with memory_within(KIB * KIB):
+            await hostile.say(*map(abandoned, range(300, 2300)))
+            assert await hostile.hear_close() is PROTOCOL
+        mock_clock.jump(LIMITS.policy)  # whoever was asked about them has not said anything
+        end = await it.ended(PROTOCOL)
+        assert "64 streams a second" in str(end)
