@@ -701,6 +701,31 @@ async def test_a_flood_of_ping_records_has_one_answer_waiting_at_most() -> None:
         await it.hostile.talks(it.hostile.mine())
 
 
+@pytest.mark.parametrize("flags", [NONE, FIN], ids=["left open", "finished"])
+@pytest.mark.parametrize("protocol", ["none/1", "echo/1", ""])
+async def test_a_flood_of_opens_whose_answers_are_not_read_ends_its_connection(protocol: str, flags: int) -> None:
+    """However they are answered: what waits to be read is bounded."""
+    async with scene() as it:
+        clog(it)
+        records = [
+            it.hostile.hand.record(
+                DATA,
+                b"".join(
+                    yamux.data(it.hostile.mine(n), asks_for(protocol), SYN | flags)
+                    for n in range(start, start + 500)
+                ),
+            )
+            for start in range(0, 6000, 500)
+        ]
+        with memory_within(3 * KIB * KIB):  # most of it for 256 tasks
+            try:
+                for record in records:
+                    await it.hostile.hand.say(record)
+            except trio.BrokenResourceError:
+                pass  # it has been cut off already
+            await it.ended(PROTOCOL)
+
+
 async def test_256_opens_are_answered_and_one_more_is_reset() -> None:
     async with scene() as it:
         hostile = it.hostile
