@@ -781,3 +781,22 @@ async def test_64_streams_a_second_may_be_opened_and_reset_and_no_more(
         mock_clock.jump(LIMITS.policy)  # whoever was asked about them has not said anything
         end = await it.ended(PROTOCOL)
         assert "64 streams a second" in str(end)
+
+
+async def test_a_handler_that_does_not_look_is_not_started_again_and_again() -> None:
+    """Each waits for our answer and resets the stream then: 256 handlers are at work, and no more."""
+    async with scene() as it:
+        hostile = it.hostile
+        tasks = count_tasks(it.bob)
+        refused = 0
+        for n in range(300):
+            id_ = hostile.mine(n)
+            await hostile.ask(id_, "hold/1")
+            refused += (await hostile.hear_on(id_)).flags == RST
+            await hostile.say(yamux.window_update(id_, 0, RST))
+        await hostile.catch_up()
+        assert count_tasks(it.bob) <= tasks + 256 + 1  # and the writer's
+        assert refused == 300 - 256
+        it.let_go.set()
+        await until(lambda: not it.connection.streams)
+        await hostile.talks(hostile.mine(300))
