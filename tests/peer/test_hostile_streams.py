@@ -11,21 +11,19 @@ import gc
 import socket as stdlib_socket
 import time
 import tracemalloc
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 import msgpack
 import pytest
 import trio
-from trio.testing import MockClock
-
 from tests import yamux
 from tests.yamux import ACK, FIN, NONE, RST, SYN, WINDOW, Frame
+from trio.testing import MockClock
+
 from trishake import (
     CloseCode,
     Connection,
@@ -46,7 +44,7 @@ from trishake_protocol.patterns import CLASSICAL
 
 from .conftest import ADA, ANYWHERE, BOB, EVE, QUICK, ByHand, connect, open_sockets, ready, reset
 
-LIMITS: Final = replace(QUICK, close=0.3, finish=0.3, request=0.3, open_stream=0.5)
+LIMITS: Final = replace(QUICK, policy=0.2, close=0.3, finish=0.3, request=0.3, open_stream=0.5)
 
 DATA, PING, CLOSE, VERDICT = RecordType.DATA, RecordType.PING, RecordType.CLOSE, RecordType.VERDICT
 PROTOCOL, FLOW_CONTROL = CloseCode.PROTOCOL, CloseCode.FLOW_CONTROL
@@ -247,10 +245,13 @@ class Scene:
             assert heard == b"still there?"
         await stream.aclose()
 
-    async def ended(self, code: CloseCode | None) -> ConnectionClosed:
-        """Bob's connection with the hostile one has ended, for his own reason; everything of it is gone."""
+    async def ended(self, code: CloseCode | int | None, by_peer: bool | None = None) -> ConnectionClosed:
+        """Bob's connection with the hostile one has ended, with this code; everything of it is gone.
+
+        by_peer: by Bob, if there is a code, unless it is given.
+        """
         end = await self.connection.closed()
-        assert (end.code, end.by_peer) == (code, code is None)
+        assert (end.code, end.by_peer) == (code, code is None if by_peer is None else by_peer)
         self.let_go.set()
         await until(lambda: not self.connection.streams)
         assert self.bob.connection(EVE.id) is None
@@ -600,10 +601,9 @@ async def test_an_id_of_128_bytes_is_asked_for_and_unknown() -> None:
         assert await it.hostile.hear() == Frame(yamux.WINDOW_UPDATE, FIN, id_, 0)
 
 
-@WAYS
 @pytest.mark.parametrize("cut", range(len(asks_for("echo/1"))))
-async def test_a_stream_that_ends_within_its_greeting_is_nothing(way: str, cut: int) -> None:
-    async with scene(way) as it:
+async def test_a_stream_that_ends_within_its_greeting_is_nothing(cut: int) -> None:
+    async with scene() as it:
         finished, gone = it.hostile.mine(), it.hostile.mine(1)
         part = asks_for("echo/1")[:cut]
         await it.hostile.say(yamux.data(finished, part, SYN), yamux.window_update(finished, 0, FIN))
@@ -800,3 +800,468 @@ async def test_a_handler_that_does_not_look_is_not_started_again_and_again() -> 
         it.let_go.set()
         await until(lambda: not it.connection.streams)
         await hostile.talks(hostile.mine(300))
+
+
+# --- half-closed for ever, and going away ----------------------------------------------------------------
+
+
+@WAYS
+async def test_a_peer_that_never_finishes_leaves_no_handler_at_work_and_takes_its_own_places(way: str) -> None:
+    async with scene(way) as it:
+        hostile = it.hostile
+        for n in range(255):
+            await hostile.ask(hostile.mine(n), "gone/1")
+        await hostile.catch_up()
+        await until(lambda: not it.connection.streams)  # each handler has closed its stream
+        assert len(it.connection._carried) == 255
+        await hostile.talks(hostile.mine(255))
+        await hostile.ask(hostile.mine(256))
+        assert (await hostile.hear_on(hostile.mine(256))).flags == RST
+        # And whoever still sends on what was closed is told that nobody reads it.
+        await hostile.say(yamux.data(hostile.mine(0), b"x"))
+        assert await hostile.hear_on(hostile.mine(0)) == Frame(yamux.WINDOW_UPDATE, RST, hostile.mine(0), 0)
+        await hostile.say(yamux.data(hostile.mine(0), b"x" * 1000))
+        await hostile.talks(hostile.mine(257))
+
+
+@WAYS
+@pytest.mark.parametrize("answer", [b"\x00", b"\x01", b"\x02\x02no"], ids=["taken", "unknown", "refused"])
+async def test_our_places_are_free_again_though_the_other_side_never_finishes(way: str, answer: bytes) -> None:
+    async with scene(way) as it:
+
+        async def answer_all() -> None:
+            while True:
+                frame = await it.hostile.hear()
+                if frame.flags & SYN:
+                    await it.hostile.say(yamux.data(frame.stream, answer, ACK))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_all)
+            for _ in range(300):
+                try:
+                    await (await it.connection.open_stream("any/1")).aclose()
+                except StreamRefused:
+                    assert answer != b"\x00"
+                except UnknownProtocol:
+                    assert answer == b"\x01"
+            nursery.cancel_scope.cancel()
+        assert it.connection.streams == ()
+        assert len(it.connection._carried) <= 256
+
+
+async def test_after_go_away_nothing_is_opened_to_them_and_they_may_still_open() -> None:
+    async with scene() as it:
+        await it.hostile.say(yamux.go_away())
+        await it.hostile.talks(it.hostile.mine())
+        with pytest.raises(StreamRefused, match="closing"):
+            await it.connection.open_stream("any/1")
+
+
+@WAYS
+async def test_streams_opened_behind_our_go_away_are_reset_and_the_open_ones_finish(way: str) -> None:
+    async with scene(way, replace(LIMITS, finish=5)) as it:
+        hostile = it.hostile
+        await hostile.talks(hostile.mine())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.connection.aclose)
+            while await hostile.hear() != Frame(yamux.GO_AWAY, 0, 0, 0):
+                pass
+            await hostile.say(*(yamux.data(hostile.mine(n), asks_for("echo/1"), SYN) for n in range(1, 300)))
+            for n in range(1, 300):
+                assert await hostile.hear() == Frame(yamux.WINDOW_UPDATE, RST, hostile.mine(n), 0)
+            await hostile.say(yamux.data(hostile.mine(), b"the last word", FIN))
+            assert await hostile.hear_data(hostile.mine(), 13) == b"the last word"
+            assert await hostile.hear() == Frame(yamux.WINDOW_UPDATE, FIN, hostile.mine(), 0)
+            with pytest.raises(Closed) as closed:
+                await hostile.hear()
+            assert closed.value.code is CloseCode.NORMAL
+            await hostile.say_record(CLOSE, Close().encode())
+        await it.ended(CloseCode.NORMAL)
+
+
+# --- answers that are none ------------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("answer", "error", "text"),
+    [
+        ([yamux.data(0, b"\x01", ACK)], UnknownProtocol, ""),
+        ([yamux.data(0, b"\x02\x00", ACK)], StreamRefused, ""),
+        ([yamux.data(0, b"\x02\x03not now", ACK | FIN)], StreamRefused, "not"),
+        ([yamux.data(0, bytes((byte,))) for byte in b"\x02\x03not"], StreamRefused, "not"),
+        ([yamux.data(0, b"\x02\x02\xff\x1b")], StreamRefused, "\\\\x1b|�"),
+        ([yamux.data(0, b"\x02\x03not"), yamux.window_update(0, 0, RST)], StreamRefused, "not"),
+        ([yamux.data(0, b"\x01"), yamux.window_update(0, 0, RST)], UnknownProtocol, ""),
+        ([yamux.window_update(0, 0, FIN)], StreamReset, ""),
+        ([yamux.window_update(0, 0, RST)], StreamReset, ""),
+        ([yamux.data(0, b"\x02\xffnot"), yamux.window_update(0, 0, FIN)], StreamReset, ""),
+        ([yamux.data(0, b"\x02\xffnot"), yamux.window_update(0, 0, RST)], StreamReset, ""),
+        ([], StreamTimeout, ""),
+        ([yamux.window_update(0, 0, ACK)], StreamTimeout, ""),
+        ([yamux.data(0, b"\x02\xff" + b"x" * 254)], StreamTimeout, ""),
+    ],
+)
+async def test_whatever_answers_an_open_is_an_outcome(
+    way: str, answer: list[bytes], error: type[Exception], text: str
+) -> None:
+    async with scene(way, replace(LIMITS, open_stream=0.1)) as it:
+        id_ = it.hostile.theirs()
+
+        async def reply() -> None:
+            assert (await it.hostile.hear_on(id_)).body == asks_for("any/1")
+            for frame in answer:
+                await it.hostile.say(frame[:4] + id_.to_bytes(4, "big") + frame[8:])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reply)
+            with pytest.raises(error, match=text or None) as caught:
+                await it.connection.open_stream("any/1")
+            assert type(caught.value) is error
+        if error is StreamTimeout:
+            assert (await it.hostile.hear_on(id_)) == Frame(yamux.WINDOW_UPDATE, RST, id_, 0)
+            await it.hostile.say(yamux.data(id_, b"\x00 too late", ACK))
+        await it.hostile.talks(it.hostile.mine())
+        assert len(it.connection._carried) == 1  # the one that talks
+
+
+@WAYS
+@pytest.mark.parametrize("answer", [b"\x03", b"\xff", b"\x80echo"])
+async def test_an_answer_that_is_none_ends_the_connection(way: str, answer: bytes) -> None:
+    async with scene(way) as it:
+
+        async def reply() -> None:
+            await it.hostile.hear_on(it.hostile.theirs())
+            await it.hostile.say(yamux.data(it.hostile.theirs(), answer, ACK))
+            assert await it.hostile.hear_close() is PROTOCOL
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reply)
+            with pytest.raises(ConnectionClosed) as caught:
+                await it.connection.open_stream("any/1")
+            assert (caught.value.code, caught.value.by_peer) == (PROTOCOL, False)
+        await it.ended(PROTOCOL)
+
+
+async def test_opens_that_are_never_answered_wait_for_room_and_end_in_time() -> None:
+    """256 of them, and more that wait for their place."""
+    async with scene(limits=replace(LIMITS, open_stream=0.3)) as it:
+        outcomes: list[type[Exception]] = []
+
+        async def open_one() -> None:
+            try:
+                await it.connection.open_stream("any/1")
+            except StreamTimeout as error:
+                outcomes.append(type(error))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(300):
+                nursery.start_soon(open_one)
+        assert outcomes == [StreamTimeout] * 300
+        assert len(it.connection._carried) == 0
+        assert sum(frame.flags == RST for frame in await it.hostile.catch_up()) >= 256
+
+
+# --- credit ---------------------------------------------------------------------------------------------
+
+
+@WAYS
+async def test_without_credit_our_sender_waits_and_nobody_else(way: str) -> None:
+    async with scene(way) as it:
+        hostile = it.hostile
+        await hostile.ask(hostile.mine(), "pour/1")
+        heard = await hostile.hear_data(hostile.mine(), WINDOW)
+        assert len(heard) == WINDOW  # our answer is counted in it
+        assert await hostile.catch_up() == []
+        await hostile.talks(hostile.mine(1))
+        for credit in (1,) * 100 + (1000,):
+            await hostile.say(yamux.window_update(hostile.mine(), credit))
+            assert len(await hostile.hear_data(hostile.mine(), credit)) == credit
+        assert await hostile.catch_up() == []
+        await it.others_go_on()
+        await hostile.say(yamux.window_update(hostile.mine(), 0, RST))
+        (error,) = await it.until_seen()
+        assert isinstance(error, StreamReset)
+
+
+@pytest.mark.parametrize("way_out", ["aclose", "keepalive", "breach", "CLOSE", "reset"])
+async def test_a_peer_that_never_reads_holds_up_nobody_and_is_got_rid_of(way_out: str) -> None:
+    limits = replace(LIMITS, keepalive=0.2, keepalive_answer=0.2) if way_out == "keepalive" else LIMITS
+    async with scene(limits=limits) as it:
+        hostile = it.hostile
+        clog(it)
+        for n in range(8):
+            await hostile.ask(hostile.mine(n), "pour/1")
+            await hostile.say(yamux.window_update(hostile.mine(n), 2**31 - 1 - WINDOW))
+        with memory_within(KIB * KIB):
+            await until(lambda: it.connection._writer.full)
+            await it.others_go_on()
+            match way_out:
+                case "aclose":
+                    with trio.fail_after(limits.finish + limits.close + limits.write_alert + 1):
+                        await it.connection.aclose()
+                    await it.ended(CloseCode.NORMAL)
+                case "keepalive":
+                    end = await it.ended(None, by_peer=False)
+                    assert "silent" in str(end)
+                case "breach":
+                    await hostile.say(yamux.data(hostile.mine(99)))
+                    await it.ended(PROTOCOL)
+                case "CLOSE":
+                    await hostile.say_record(CLOSE, Close().encode())
+                    await it.ended(CloseCode.NORMAL, by_peer=True)
+                case _:
+                    assert isinstance(hostile.hand.stream, trio.SocketStream)
+                    await reset(hostile.hand.stream)
+                    await it.ended(None)
+        errors = await it.until_seen(8)
+        assert {type(error) for error in errors} == {ConnectionClosed}
+
+
+async def test_what_is_sent_and_never_read_here_is_bounded_by_its_windows() -> None:
+    """In the worst segmentation: two bytes a frame."""
+    async with scene() as it:
+        hostile = it.hostile
+        for n in range(2):
+            await hostile.open(hostile.mine(n), "hold/1")
+        size = WINDOW - len(asks_for("hold/1"))
+        with memory_within(3 * WINDOW + KIB * KIB // 2):
+            for n in range(2):
+                frame = yamux.data(hostile.mine(n), b"xy")
+                left = size // 16  # the rest in one
+                while left > 1:
+                    count = min(left // 2, 4000)
+                    await hostile.say(frame * count)
+                    await hostile.catch_up()
+                    left -= 2 * count
+                await hostile.say(yamux.data(hostile.mine(n), bytes(size - size // 16)))
+            await hostile.catch_up()
+        await hostile.say(yamux.data(hostile.mine(), bytes(64)))
+        assert await hostile.hear_close() is FLOW_CONTROL
+        await it.ended(FLOW_CONTROL)
+
+
+# --- requests -------------------------------------------------------------------------------------------
+
+
+def message(value: object) -> bytes:
+    encoded = msgpack.packb(value)
+    return len(encoded).to_bytes(4, "big") + encoded
+
+
+def sized(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+@pytest.mark.parametrize(
+    ("asked", "reply"),
+    [
+        (message([1, 2]), [0, 3]),
+        ((2**20 + 1).to_bytes(4, "big"), [1, "bad-request"]),
+        (b"\xff\xff\xff\xff" + b"x" * 1000, [1, "bad-request"]),
+        (sized(b""), [1, "bad-request"]),
+        (sized(b"\xc1"), [1, "bad-request"]),
+        (sized(b"\x92\x01"), [1, "bad-request"]),
+        (sized(b"\xdd\xff\xff\xff\xff"), [1, "bad-request"]),
+        (sized(b"\xc7\x01\x05x"), [1, "bad-request"]),
+        (sized(b"\x91" * 100_000 + b"\x01"), [1, "bad-request"]),
+        (sized(b"\x82\x01\x01\x01\x01"), [1, "bad-request"]),
+        (sized(b"\xa2\xff\xff"), [1, "bad-request"]),
+        (message(["a"]), [1, "failed", ""]),
+        (message(5), [1, "failed", ""]),
+    ],
+)
+async def test_a_hostile_request_is_answered_and_its_connection_goes_on(asked: bytes, reply: list[Any]) -> None:
+    async with scene() as it:
+        hostile = it.hostile
+        await hostile.open(hostile.mine(), "sum/1", asked)
+        frames = [await hostile.hear_on(hostile.mine())]
+        while not frames[-1].flags:
+            frames.append(await hostile.hear_on(hostile.mine()))
+        body = b"".join(frame.body for frame in frames)
+        size = int.from_bytes(body[:4], "big")
+        assert len(body) == 4 + size
+        assert msgpack.unpackb(body[4:])[: len(reply)] == reply
+        await hostile.talks(hostile.mine(1))
+
+
+@pytest.mark.parametrize("asked", [b"", b"\x00\x00", message([1])[:-1]], ids=["nothing", "half a length", "half"])
+@pytest.mark.parametrize("end", [None, FIN, RST], ids=["silence", "FIN", "RST"])
+async def test_a_request_that_never_comes_is_not_waited_for(asked: bytes, end: int | None) -> None:
+    async with scene() as it:
+        hostile = it.hostile
+        await hostile.open(hostile.mine(), "sum/1", asked)
+        if end:
+            await hostile.say(yamux.window_update(hostile.mine(), 0, end))
+        await until(lambda: not it.connection.streams)
+        await hostile.talks(hostile.mine(1))
+
+
+@pytest.mark.parametrize("hang_up", [FIN, RST, NONE], ids=["FIN", "RST", "more"])
+async def test_who_hangs_up_has_his_request_cancelled(hang_up: int) -> None:
+    async with scene() as it:
+        hostile = it.hostile
+        await hostile.open(hostile.mine(), "slow/1", message(1))
+        await until(lambda: it.requests == ["began"])
+        await hostile.say(yamux.data(hostile.mine(), b"" if hang_up else message(2), hang_up))
+        await until(lambda: it.requests == ["began", "cancelled"])
+        await until(lambda: not it.connection.streams)
+        await hostile.talks(hostile.mine(1))
+
+
+async def test_a_reply_that_is_never_taken_is_given_up() -> None:
+    async with scene() as it:
+        hostile = it.hostile
+
+        async def much(value: object, peer: object) -> bytes:
+            return bytes(WINDOW)
+
+        it.bob.handle_request("much/1", much)
+        await hostile.open(hostile.mine(), "much/1", message(1))
+        while (frame := await hostile.hear_on(hostile.mine())).type == yamux.DATA:
+            pass
+        assert frame == Frame(yamux.WINDOW_UPDATE, RST, hostile.mine(), 0)  # after LIMITS.request
+
+
+# --- cut at every moment --------------------------------------------------------------------------------
+
+
+async def say_nothing(hostile: Hostile) -> None:
+    pass
+
+
+LIFE: Final[dict[str, Callable[[Hostile], Awaitable[None]]]] = {
+    "at once": say_nothing,
+    "behind SYN": lambda h: h.say(yamux.window_update(h.mine(), 0, SYN)),
+    "within the greeting": lambda h: h.say(yamux.data(h.mine(), b"\x07wat", SYN)),
+    "within a header": lambda h: h.say(yamux.data(h.mine(), b"\x07wat", SYN)[:5]),
+    "within a body": lambda h: h.say(yamux.data(h.mine(), asks_for("watch/1") + bytes(9), SYN)[:-3]),
+    "within a record": lambda h: h.hand.say(h.hand.record(DATA, yamux.ping(1))[:9]),
+    "asked": lambda h: h.ask(h.mine(), "watch/1"),
+    "asked, nobody decides": lambda h: h.ask(h.mine(), "guarded/1"),
+    "open": lambda h: h.open(h.mine(), "watch/1"),
+    "in the middle of data": lambda h: h.open(h.mine(), "watch/1", bytes(1000)),
+    "while we send": lambda h: h.open(h.mine(), "pour/1"),
+    "half-closed": lambda h: h.ask(h.mine(), "hold/1", flags=FIN),
+    "half-closed by us": lambda h: h.open(h.mine(), "gone/1"),
+    "over": lambda h: h.say(over(h.mine())),
+    "reset": lambda h: h.say(yamux.data(h.mine(), b"\x00", SYN)),
+    "a request at work": lambda h: h.open(h.mine(), "slow/1", message(1)),
+    "behind GO AWAY": lambda h: h.say(yamux.go_away()),
+    "while we open": say_nothing,
+}
+
+CUTS: Final[dict[str, tuple[Callable[[Hostile], Awaitable[None]], CloseCode | int | None]]] = {
+    "NORMAL": (lambda h: h.say_record(CLOSE, Close().encode()), CloseCode.NORMAL),
+    "an unknown code": (lambda h: h.say_record(CLOSE, b"\x81\xa4code\xcd\x03\xe7"), 999),
+    "FIN of TCP": (lambda h: h.hand.stream.aclose(), None),
+    "RST of TCP": (lambda h: reset(h.hand.stream), None),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("moment", LIFE)
+async def test_a_connection_may_be_cut_at_every_moment_of_a_stream(moment: str, cut: str) -> None:
+    end, code = CUTS[cut]
+    async with scene() as it:
+        opened: list[Exception] = []
+
+        async def open_one() -> None:
+            with pytest.raises(ConnectionClosed) as caught:
+                await it.connection.open_stream("any/1")
+            opened.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            if moment == "while we open":
+                nursery.start_soon(open_one)
+                await it.hostile.hear_on(it.hostile.theirs())
+            await LIFE[moment](it.hostile)
+            await end(it.hostile)
+            if code is not None:
+                # Our CLOSE answers it, though a record was never whole: that one is a breach.
+                broken = moment == "within a record"
+                assert await it.hostile.hear_close() == (PROTOCOL if broken else CloseCode.NORMAL)
+                await it.ended(PROTOCOL if broken else code, by_peer=not broken)
+            else:
+                await it.ended(None)
+
+
+# --- and an honest one ----------------------------------------------------------------------------------
+
+
+class Ledger:
+    """What both directions of one stream may still carry, kept by the yamux specification alone."""
+
+    def __init__(self) -> None:
+        self.ours = self.theirs = WINDOW
+        self.consumed = self.credited = 0
+
+    def sent(self, length: int) -> None:
+        self.ours -= length
+
+    def heard(self, frame: Frame) -> None:
+        if frame.type == yamux.WINDOW_UPDATE:
+            self.ours += frame.length
+            self.credited += frame.length
+            assert self.ours <= WINDOW  # no more credit than was used
+        else:
+            assert frame.length == len(frame.body)
+            self.theirs -= frame.length
+            assert self.theirs >= 0
+
+
+@WAYS
+async def test_an_honest_client_of_another_make_is_understood_frame_by_frame(way: str) -> None:
+    """It opens echo/1, has 1 MiB come back, and half-closes; then we open one to it."""
+    length = KIB * KIB
+    said = bytes(range(256)) * (length // 256)
+    async with scene(way) as it:
+        hostile, id_, ledger = it.hostile, it.hostile.mine(), Ledger()
+        await hostile.ask(id_)
+        ledger.sent(len(asks_for("echo/1")))
+        assert await hostile.hear() == Frame(yamux.DATA, ACK, id_, 1, b"\x00")
+        ledger.theirs -= 1
+        sent, back, credit, kinds = 0, b"", 0, set()
+        while len(back) < length:
+            while (part := said[sent : sent + min(ledger.ours, 20_000)]) and ledger.ours:
+                await hostile.say(yamux.data(id_, part))
+                ledger.sent(len(part))
+                sent += len(part)
+            frame = await hostile.hear()
+            kinds.add((frame.type, frame.flags, frame.stream))
+            ledger.heard(frame)
+            assert ledger.credited <= sent + len(asks_for("echo/1"))
+            back += frame.body
+            credit += len(frame.body)
+            if ledger.theirs < 1000:  # late, so that the window is used to its end
+                await hostile.say(yamux.window_update(id_, credit))
+                ledger.theirs += credit
+                credit = 0
+        assert back == said
+        assert kinds == {(yamux.DATA, 0, id_), (yamux.WINDOW_UPDATE, 0, id_)}
+        await hostile.say(yamux.window_update(id_, 0, FIN))
+        rest = [await hostile.hear()]
+        while not rest[-1].flags:
+            rest.append(await hostile.hear())
+        assert rest[-1] == Frame(yamux.WINDOW_UPDATE, FIN, id_, 0)
+        assert {frame.type for frame in rest} == {yamux.WINDOW_UPDATE}
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(open_and_greet, it.connection)
+                asked = await hostile.hear()
+                theirs = hostile.theirs(number)
+                assert asked == Frame(yamux.DATA, SYN, theirs, 7, b"\x06back/1")
+                await hostile.say(yamux.data(theirs, b"\x00and hello", ACK))
+                assert await hostile.hear() == Frame(yamux.DATA, 0, theirs, 5, b"hello")
+                assert await hostile.hear() == Frame(yamux.WINDOW_UPDATE, FIN, theirs, 0)
+                await hostile.say(yamux.data(theirs, b"", FIN))
+        assert len(it.connection._carried) == 0
+        await hostile.say_record(CLOSE, Close().encode())
+        assert await hostile.hear_close() is CloseCode.NORMAL
+
+
+async def open_and_greet(connection: Connection) -> None:
+    async with await connection.open_stream("back/1") as stream:
+        assert await stream.receive_some() == b"and hello"
+        await stream.send_all(b"hello")
