@@ -39,7 +39,7 @@ from trishake_protocol import (
     code_name,
     escape,
 )
-from trishake_protocol.limits import PING_LENGTH
+from trishake_protocol.limits import MAX_STREAMS, PING_LENGTH
 from trishake_protocol.messages import Close
 
 from ._errors import ConnectionClosed, StreamTimeout, UnknownProtocol
@@ -79,6 +79,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
         self._writer = Writer(session, self._carried, wire, nursery, self._write_failed)
         self._streams: dict[int, Stream] = {}
         """Those that neither the application has closed nor the other side has refused."""
+        self._in_use_of_theirs = 0
+        """How many of those the other side opened."""
         self._given_up: dict[int, None] = {}
         """Ours that we closed and the other side may not have: the first to go when there is no room for more."""
         self._settled = trio.lowlevel.ParkingLot()
@@ -183,7 +185,9 @@ class Connection(Greeted, trio.abc.AsyncResource):
     def forget(self, stream: Stream) -> None:
         """The application has closed it, or never had it."""
         if self._streams.pop(stream.id, None) is not None:
-            if stream.is_ours and stream.id in self._carried:
+            if not stream.is_ours:
+                self._in_use_of_theirs -= 1
+            elif stream.id in self._carried:
                 self._given_up[stream.id] = None
             self._settled.unpark_all()
 
@@ -309,8 +313,10 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 self._peer_leaves = True
                 self._settled.unpark_all()
             case PongReceived(payload):
-                self._pongs = max(self._pongs, int.from_bytes(payload, "big"))
-                self._answers.unpark_all()
+                number = int.from_bytes(payload, "big")
+                if self._pongs < number <= self._pings:  # else it answers nothing that we have asked
+                    self._pongs = number
+                    self._answers.unpark_all()
             case CloseReceived(code, text):
                 self._closed_by_peer(code, text)
             case _:
@@ -323,6 +329,11 @@ class Connection(Greeted, trio.abc.AsyncResource):
             self._handlers.refused(self.peer, protocol, UNKNOWN)
             self._carried.refuse_unknown(id_)
             return
+        if self._in_use_of_theirs >= MAX_STREAMS:
+            # They have reset streams that are in use here: a handler that does not look is not started for ever.
+            self._carried.reset(id_)
+            return
+        self._in_use_of_theirs += 1
         stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=False)
         self._nursery.start_soon(self._serve, stream, handler)
 

@@ -27,6 +27,7 @@ from .events import (
 from .limits import (
     MAX_STREAM_ID,
     MAX_STREAMS,
+    MAX_UNSENT_ANSWERS,
     MAX_WINDOW,
     MUX_HEADER,
     REMEMBERED_RESETS,
@@ -71,7 +72,7 @@ class Streams:
 
         self._outbox: list[bytes] = []
         self._unsent = 0
-        self._unsent_resets = 0
+        self._unsent_answers = 0  # to streams that they opened: accepted, refused or reset
         self._pong: int | None = None
 
     def __len__(self) -> int:
@@ -199,7 +200,7 @@ class Streams:
             self._pong = None
         data = b"".join(self._outbox)
         self._outbox.clear()
-        self._unsent = self._unsent_resets = 0
+        self._unsent = self._unsent_answers = 0
         return data
 
     # --- reading ----------------------------------------------------------------------------------------
@@ -308,8 +309,8 @@ class Streams:
     def _open_for_them(self, id_: int) -> _Stream | None:
         if id_ % 2 == self._our_parity or id_ <= self._last_theirs:
             raise _breach(f"stream {id_} was opened: the last was {self._last_theirs}, or it is not theirs")
-        if self._unsent_resets >= REMEMBERED_RESETS:
-            raise _breach("streams are opened faster than our refusals of them are read")
+        if self._unsent_answers >= MAX_UNSENT_ANSWERS:
+            raise _breach("streams are opened faster than our answers are read")
         self._last_theirs = id_
         if self._leaving or len(self._streams) - self._open_by_us >= MAX_STREAMS:
             self._reset(id_, STREAM_WINDOW)
@@ -387,6 +388,7 @@ class Streams:
         encoded = answer.encode()
         stream = self._known(id_)
         stream.machine.greet(input_)
+        self._unsent_answers += 1
         self._queue_data(stream, encoded, MuxFlag.ACK)
         if answer.verdict is not StreamVerdict.ACCEPTED:
             self._finish(stream)
@@ -399,7 +401,7 @@ class Streams:
     def _reset(self, id_: int, window: int) -> None:
         """Say RST, and expect what is under way: it counts against the window, and is dropped."""
         if id_ % 2 != self._our_parity:
-            self._unsent_resets += 1
+            self._unsent_answers += 1
         self._queue(MuxFrame(MuxType.WINDOW_UPDATE, MuxFlag.RST, id_, 0))
         self._reset_here[id_] = window
         if len(self._reset_here) > REMEMBERED_RESETS:

@@ -282,9 +282,9 @@ async def test_what_is_open_may_finish_and_nothing_new_is_begun_on_either_side(
         nursery.start_soon(partial(at_ada.aclose, text="good night", finish=30))
         await wait_all_tasks_blocked(SETTLED)
         assert not at_ada.is_open
-        with pytest.raises(StreamRefused, match="this side is closing"):
+        with pytest.raises(ConnectionClosed, match="is being closed here"):
             await at_ada.open_stream("echo/1")
-        with pytest.raises(StreamRefused, match="the other side is closing"):
+        with pytest.raises(StreamRefused, match="it is closing the connection"):
             await at_bob.open_stream("echo/1")
         await stream.send_all(b"still here")
         await stream.send_eof()
@@ -359,7 +359,7 @@ async def test_who_waits_for_room_when_the_other_side_leaves_is_told_so() -> Non
             await keep.open(two.at_ada)
 
         async def one_more() -> None:
-            with pytest.raises(StreamRefused, match="the other side is closing"):
+            with pytest.raises(StreamRefused, match="it is closing the connection"):
                 await two.at_ada.open_stream(KEEP)
             nursery.cancel_scope.cancel()
 
@@ -788,7 +788,7 @@ async def test_an_open_that_crosses_a_go_away_is_refused_and_no_failure_of_a_han
     async with linked_by_hand(tcp_pair) as (connection, hand), trio.open_nursery() as nursery:
 
         async def open_() -> None:
-            with pytest.raises(StreamRefused, match="the other side is closing"):
+            with pytest.raises(StreamRefused, match="it is closing the connection"):
                 await connection.open_stream("echo/1")
 
         nursery.start_soon(open_)
