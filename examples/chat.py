@@ -17,9 +17,8 @@ Exit codes: 0 it ended well, 2 bad usage, 3 no response, 4 rejected, 5 somebody 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from pathlib import Path
 import trio
 
 from filetransfer import TransferError, receive_file, receive_offer, send_file
-from terminal import Progress, Terminal
+from terminal import Progress, Terminal, keyboard, lines
 from trishake import (
     Address,
     Decision,
@@ -52,33 +51,12 @@ from trishake import (
 )
 
 MOST_MEMBERS = 32
-LONGEST_LINE = 64 * 1024
-"""Bytes; a longer line is shown in parts, so that nobody can fill our memory with one."""
 PATIENCE = 5
 """Seconds that another member has to introduce itself, to take a line, to say goodbye."""
 COMMANDS = "/send PEER PATH sends a file, /who tells who is here, /quit leaves"
 
 Lost = (trio.BrokenResourceError, trio.ClosedResourceError)
 """How a stream ends that is not ended by its other side's goodbye."""
-
-
-async def lines(read: AsyncIterable[bytes | bytearray]) -> AsyncIterator[str]:
-    """The lines of a byte stream, as text."""
-    rest = b""
-    async for chunk in read:
-        *whole, rest = (rest + chunk).split(b"\n")
-        if len(rest) > LONGEST_LINE:
-            whole, rest = [*whole, rest], b""
-        for line in whole:
-            yield line.decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")
-
-
-async def keyboard() -> AsyncIterator[bytes]:
-    """What is typed, as it comes. The thread that reads may be left behind at the end."""
-    while chunk := await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 4096, abandon_on_cancel=True):
-        yield chunk
 
 
 @dataclass
@@ -141,15 +119,16 @@ class Room:
     async def talk(self, stream: Stream, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The life of a `room/1` stream, on both sides of it; started once its members are met."""
         async with stream:
+            why = ""
             try:
                 said = lines(stream)
                 told = await self.introduce(stream, said)
                 if stream.is_ours:  # a stranger who dials us does not send us dialing
                     await self.meet(told)
                 task_status.started()
-                await self.listen_to(stream, said)
+                why = await self.listen_to(stream, said)
             finally:
-                self.part(stream)
+                self.part(stream, why)
 
     async def introduce(self, stream: Stream, said: AsyncIterator[str]) -> dict[PeerId, str]:
         """Exchange the first lines. Returns the invites that were told, by who is invited to."""
@@ -171,8 +150,8 @@ class Room:
         """Join all these that we do not know yet."""
         async with trio.open_nursery() as nursery:
             for id_, invite in told.items():
-                here = self.peer.connection(id_) is not None
-                if not here and id_ not in self.dialing | {self.peer.id} and len(self.members) < MOST_MEMBERS:
+                known = id_ == self.peer.id or id_ in self.dialing or self.peer.connection(id_) is not None
+                if not known and len(self.members) + len(self.dialing) < MOST_MEMBERS:
                     self.dialing.add(id_)
                     nursery.start_soon(self.meet_one, id_, invite)
 
@@ -182,19 +161,20 @@ class Room:
         finally:
             self.dialing.discard(id_)
 
-    async def listen_to(self, stream: Stream, said: AsyncIterator[str]) -> None:
-        """Show what is said, named by who is at the other end of the stream, until it leaves."""
+    async def listen_to(self, stream: Stream, said: AsyncIterator[str]) -> str:
+        """Show what is said, named by who is at the other end, until it leaves. Returns why, if it was lost."""
         try:
             async for line in said:
                 self.terminal.line(f"{stream.peer.short} {escape(line)}")
         except Lost as error:
-            self.tell(f"{stream.peer.short} was lost: {error}")
+            return f": {error}"
+        return ""
 
-    def part(self, stream: Stream) -> None:
+    def part(self, stream: Stream, why: str) -> None:
         member = self.members.get(stream.peer)
         if member and member.stream is stream and not self.nursery.cancel_scope.cancel_called:
             del self.members[stream.peer]
-            self.tell(f"{stream.peer.short} has left")
+            self.tell(f"{stream.peer.short} has left{why}")
 
     async def leave(self) -> None:
         """Say goodbye; what the others have said until they hear it is still shown."""
@@ -216,7 +196,7 @@ class Room:
                     case ["/quit"]:
                         return
                     case ["/who"]:
-                        self.tell(f"{self.peer.id} you, {self.invite}")
+                        self.tell(f"your invite: {self.invite}")
                         for id_, member in self.members.items():
                             self.tell(f"{id_} {member.stream.connection.address}")
                     case ["/send", who, path]:
@@ -247,14 +227,15 @@ class Room:
             case [member]:
                 return member
             case found:
-                self.tell(f"{len(found) or 'no'} peer ids begin with {who}: /who lists them")
+                self.tell(f"{len(found) or 'no'} peer ids begin with {who!r}: /who lists them")
                 return None
 
     async def send(self, member: Member, path: Path) -> None:
         who = member.stream.peer.short
         try:
+            size = path.stat().st_size
             async with await member.stream.connection.open_stream("file/1") as stream:
-                with Progress(self.terminal, f"{path.name} to {who}", path.stat().st_size) as progress:
+                with Progress(self.terminal, f"{path.name} to {who}", size) as progress:
                     digest = await send_file(stream, path, progress)
         except (TransferError, OSError, StreamError, *Lost) as error:
             self.tell(f"{path} was not sent to {who}: {error}")

@@ -1,18 +1,43 @@
-"""What is shown: lines on stdout and, below them on stderr, how far each file is."""
+"""What is typed, and what is shown: lines on stdout and, below them on stderr, how far each file is."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
+from collections.abc import AsyncIterable, AsyncIterator
 from types import TracebackType
 from typing import Self
+
+import trio
 
 WIDTH = 12
 """Characters of a bar."""
 REDRAW = 0.1
 """Seconds between two looks at a bar: nobody reads faster."""
 LONGEST_LABEL = 34
+LONGEST_LINE = 64 * 1024
+"""Bytes; a longer line comes in parts, so that nobody can fill our memory with one."""
+
+
+async def lines(read: AsyncIterable[bytes | bytearray]) -> AsyncIterator[str]:
+    """The lines of a byte stream, as text."""
+    rest = b""
+    async for chunk in read:
+        *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            whole, rest = [*whole, rest], b""
+        for line in whole:
+            yield line.decode(errors="replace")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+async def keyboard() -> AsyncIterator[bytes]:
+    """What is typed, as it comes. The thread that reads may be left behind at the end."""
+    while chunk := await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 4096, abandon_on_cancel=True):
+        yield chunk
 
 
 class Terminal:
@@ -31,7 +56,8 @@ class Terminal:
     def draw(self) -> None:
         if self.live and self.bars:
             room = shutil.get_terminal_size().columns - 1
-            sys.stderr.write("\r" + " | ".join(self.bars.values())[:room].ljust(room))
+            text = " | ".join(self.bars.values())[:room]
+            sys.stderr.write(f"\r{text.ljust(room)}\r{text}")
             sys.stderr.flush()
 
     def _clear(self) -> None:
