@@ -29,6 +29,7 @@ from filetransfer import TransferError, receive_file, receive_offer, send_file
 from terminal import Progress, Terminal, keyboard, lines
 from trishake import (
     Address,
+    AlertCode,
     Decision,
     DialError,
     Identity,
@@ -43,6 +44,7 @@ from trishake import (
     Role,
     Stream,
     StreamError,
+    VerdictCode,
     WrongIdentity,
     anyone,
     escape,
@@ -108,12 +110,19 @@ class Room:
                 return
         await self.join(last)
 
-    async def try_to_join(self, invite: str) -> bool:
+    async def try_to_join(self, invite: str, attempts: int = 3) -> bool:
         try:
             await self.join(invite)
         except (DialError, StreamError, InvalidAddress, *Lost) as error:
-            self.tell(f"not met: {error}")
-            return False
+            match error:
+                case Rejected(reason=VerdictCode.DUPLICATE):  # it dialed us meanwhile
+                    return True
+                case Rejected(reason=AlertCode.BUSY, retry_after=seconds) if attempts > 1:
+                    await trio.sleep(min(seconds or 1, PATIENCE))
+                    return await self.try_to_join(invite, attempts - 1)
+                case _:
+                    self.tell(f"not met: {error}")
+                    return False
         return True
 
     async def talk(self, stream: Stream, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -217,6 +226,7 @@ class Room:
         with suppress(*Lost), trio.move_on_after(PATIENCE) as patience:
             await member.stream.send_all(line)
         if patience.cancelled_caught:
+            self.tell(f"{member.stream.peer.short} has taken nothing for {PATIENCE} s")
             await trio.aclose_forcefully(member.stream)
 
     # --- files ------------------------------------------------------------------------------------------

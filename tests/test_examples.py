@@ -37,11 +37,13 @@ async def ada(nursery: trio.Nursery, tmp_path: Path) -> Member:
 @asynccontextmanager
 async def in_the_room(member: Member) -> AsyncGenerator[tuple[Peer, Stream]]:
     """A peer that is no chat program, but has introduced itself to this member as one."""
-    async with Peer(Identity.generate()) as peer:
-        async with await (await peer.dial(member.invite)).open_stream("room/1") as stream:
-            await stream.send_all(b"\n")
-            assert member.id.encode() in await stream.receive_some()
-            yield peer, stream
+    async with (
+        Peer(Identity.generate()) as peer,
+        await (await peer.dial(member.invite)).open_stream("room/1") as stream,
+    ):
+        await stream.send_all(b"\n")
+        assert member.id.encode() in await stream.receive_some()
+        yield peer, stream
 
 
 async def run_chat(*arguments: str) -> tuple[int | None, str]:
