@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,34 +96,11 @@ class Room:
 
     # --- coming and going -------------------------------------------------------------------------------
 
-    async def join(self, invite: str) -> None:
-        """Meet this member, and all those that it names. Raises what says that there is no room there."""
-        connection = await self.peer.dial(invite)
+    async def join(self, *invites: str) -> None:
+        """Meet the first of these members that answers, and all that it names. Raises what came instead."""
+        connection = await self.peer.dial(*invites)
         if connection.role is Role.INITIATOR:  # else we dialed each other at once, and its dial is kept
             await self.nursery.start(self.talk, await connection.open_stream("room/1"))
-
-    async def join_any(self, invites: Iterable[str]) -> None:
-        """Join by the first that lets us in. Raises what the last one came to."""
-        *first, last = invites
-        for invite in first:
-            if await self.try_to_join(invite):
-                return
-        await self.join(last)
-
-    async def try_to_join(self, invite: str, attempts: int = 3) -> bool:
-        try:
-            await self.join(invite)
-        except (DialError, StreamError, InvalidAddress, *Lost) as error:
-            match error:
-                case Rejected(reason=VerdictCode.DUPLICATE):  # it dialed us meanwhile
-                    return True
-                case Rejected(reason=AlertCode.BUSY, retry_after=seconds) if attempts > 1:
-                    await trio.sleep(min(seconds or 1, PATIENCE))
-                    return await self.try_to_join(invite, attempts - 1)
-                case _:
-                    self.tell(f"not met: {error}")
-                    return False
-        return True
 
     async def talk(self, stream: Stream, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The life of a `room/1` stream, on both sides of it; started once its members are met."""
@@ -164,9 +141,18 @@ class Room:
                     self.dialing.add(id_)
                     nursery.start_soon(self.meet_one, id_, invite)
 
-    async def meet_one(self, id_: PeerId, invite: str) -> None:
+    async def meet_one(self, id_: PeerId, invite: str, attempts: int = 3) -> None:
         try:
-            await self.try_to_join(invite)
+            await self.join(invite)
+        except (DialError, StreamError, *Lost) as error:
+            match error:
+                case Rejected(reason=VerdictCode.DUPLICATE):  # it dialed us meanwhile
+                    pass
+                case Rejected(reason=AlertCode.BUSY, retry_after=seconds) if attempts > 1:
+                    await trio.sleep(min(seconds or 1, PATIENCE))
+                    await self.meet_one(id_, invite, attempts - 1)
+                case _:
+                    self.tell(f"{id_} is not met: {error}")
         finally:
             self.dialing.discard(id_)
 
@@ -272,8 +258,9 @@ def invites_in(line: str) -> dict[PeerId, str]:
     found: dict[PeerId, str] = {}
     for text in line.split()[:MOST_MEMBERS]:
         with suppress(InvalidAddress):
-            if id_ := Address.parse(text).peer:
-                found[id_] = text
+            address = Address.parse(text)
+            if address.peer and address.scheme == "tcp":  # a member is a host, not a socket file of ours
+                found[address.peer] = text
     return found
 
 
@@ -291,7 +278,7 @@ async def enter(arguments: argparse.Namespace) -> None:
         room.invite = (await peer.listen(arguments.address)).invite
         if arguments.invites:
             room.tell(f"you are {peer.id}")
-            await room.join_any(arguments.invites)
+            await room.join(*arguments.invites)
         room.tell(f"invite: {room.invite}")
         await room.somebody_came.wait()
         await room.obey_keyboard()

@@ -105,7 +105,7 @@ async def test_invites_that_lead_nowhere_do_not_keep_us_from_the_room(nursery: t
         member = await Member.start(nursery, "bob", "dial", (await host.listen("tcp://127.0.0.1:0")).invite)
         await member.sees(f"{host.id.short} welcome")
         await member.sees(f"{host.id.short} has left")
-    assert sum("not met" in line for line in member.seen) == 1
+    assert sum("is not met" in line for line in member.seen) == 1
 
 
 # --- files --------------------------------------------------------------------------------------------------
