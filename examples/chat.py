@@ -8,7 +8,7 @@ is a command, all else is said to everybody:
 
     /send PEER PATH    send a file; PEER is the beginning of a peer id
     /who               who is here, and your own invite
-    /quit, Ctrl-D      leave, once your files have gone out; Ctrl-C leaves at once
+    /quit, Ctrl-D      leave, once the files that you send have gone out; Ctrl-C leaves at once
 
 Exit codes: 0 it ended well, 2 bad usage, 3 no response, 4 rejected, 5 somebody else answered, 6 refused by us,
 7 cut off before we were in the room, 130 Ctrl-C.
@@ -189,7 +189,7 @@ class Room:
                     case []:
                         pass
                     case ["/quit"]:
-                        return
+                        break
                     case ["/who"]:
                         self.tell(f"your invite: {self.invite}")
                         for id_, member in self.members.items():
@@ -201,6 +201,8 @@ class Room:
                         self.tell(COMMANDS)
                     case _:
                         await self.say(line)
+            if files.child_tasks:
+                self.tell("you leave when your files have gone out; Ctrl-C leaves at once")
 
     async def say(self, line: str) -> None:
         async with trio.open_nursery() as nursery:
@@ -231,7 +233,7 @@ class Room:
         try:
             size = path.stat().st_size
             async with await member.stream.connection.open_stream("file/1") as stream:
-                with Progress(self.terminal, f"{path.name} to {who}", size) as progress:
+                with Progress(self.terminal, f"to {who}: {path.name}", size) as progress:
                     digest = await send_file(stream, path, progress)
         except (TransferError, OSError, StreamError, *Lost) as error:
             self.tell(f"{path} was not sent to {who}: {error}")
@@ -245,7 +247,7 @@ class Room:
             try:
                 async with member.sends:
                     offer = await receive_offer(stream, self.largest_file)
-                    with Progress(self.terminal, f"{offer.name} from {who}", offer.size) as progress:
+                    with Progress(self.terminal, f"from {who}: {offer.name}", offer.size) as progress:
                         path, digest = await receive_file(stream, offer, self.downloads, progress)
             except (TransferError, OSError, *Lost) as error:
                 self.tell(f"no file from {who}: {error}")

@@ -16,6 +16,7 @@ import trio
 
 from filetransfer import TransferError, receive_line
 from smoke import CHAT, Member
+from terminal import Progress, Terminal
 from trishake import CloseCode, Identity, Peer, Stream, StreamReset
 
 ROOT = Path(__file__).parents[1]
@@ -153,7 +154,7 @@ async def test_half_a_file_leaves_nothing_behind(ada: Member, tmp_path: Path) ->
         await stream.send_all(b"1000 half\n")
         assert await receive_line(stream) == "go"
         await stream.send_all(bytes(500))
-        await ada.sees("half from")
+        await ada.sees(f"from {peer.id.short}: half")
         await stream.aclose()
         await ada.sees("it ended after 500 of 1000 bytes")
     assert list((tmp_path / "ada").iterdir()) == []
@@ -182,6 +183,22 @@ async def test_who_takes_no_files_says_so_and_the_chat_goes_on(
         await ada.types(command + "\n")
         await ada.sees(answer)
     await bob.sees(f"{ada.short} are you there?")
+
+
+def test_a_bar_is_redrawn_on_its_line_and_what_is_said_goes_above_it(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    terminal.live = True
+    with Progress(terminal, "to somebody: file", 2 * 1024**2) as progress:
+        progress(0)
+        terminal.line("hello")
+        progress(2 * 1024**2)
+    out, err = capsys.readouterr()
+    assert out == "hello\n"
+    drawn = [line.rstrip() for line in err.split("\r")]
+    assert drawn[1] == "to somebody: file [............] 0% 0 B, 0 B/s"
+    assert "to somebody: file [############] 100% 2 MiB, " in err
+    assert "\n" not in err
+    assert drawn[-1] == ""  # it is wiped out at the end
 
 
 # --- how it ends ------------------------------------------------------------------------------------------
