@@ -115,14 +115,15 @@ async def test_invites_that_lead_nowhere_do_not_keep_us_from_the_room(nursery: t
 async def offer(peer: Peer, first_line: str, content: bytes = b"", digest: str | None = None) -> list[str]:
     """Send a file by hand over `file/1`; what the receiver answers."""
     (connection,) = peer.connections
-    async with await connection.open_stream("file/1") as stream:
-        await stream.send_all(f"{first_line}\n".encode())
-        answers = [await receive_line(stream)]
-        if answers == ["go"]:
-            digest = digest or hashlib.sha256(content).hexdigest()
-            await stream.send_all(content + digest.encode() + b"\n")
-            with suppress(TransferError):
-                answers.append(await receive_line(stream))
+    with trio.fail_after(5):
+        async with await connection.open_stream("file/1") as stream:
+            await stream.send_all(f"{first_line}\n".encode())
+            answers = [await receive_line(stream)]
+            if answers == ["go"]:
+                digest = digest or hashlib.sha256(content).hexdigest()
+                await stream.send_all(content + digest.encode() + b"\n")
+                with suppress(TransferError):
+                    answers.append(await receive_line(stream))
     return answers
 
 
