@@ -197,15 +197,21 @@ class Registry:
         peer = dial.target
         if peer is None:
             return None
-        if reason is VerdictCode.CROSSING and dial.kept is None:
-            # They keep their own dial, and our listener may still be about to say READY to it.
+        if reason is VerdictCode.DUPLICATE:
+            kept = dial.meanwhile.get(peer)
+        elif reason is VerdictCode.CROSSING:
+            # They keep their own dial. Our listener has said READY to it, before this dial began even, or will.
             with trio.move_on_after(self._limits.crossing):
-                while peer not in dial.meanwhile and await self.wait_change():
+                while (kept := dial.kept or self._dialed_by(peer)) is None and await self.wait_change():
                     pass
-        if reason in (VerdictCode.CROSSING, VerdictCode.DUPLICATE):
-            kept = dial.kept or dial.meanwhile.get(peer)
-            return kept if kept is not None and kept.is_open else None
-        return None
+        else:
+            return None
+        return kept if kept is not None and kept.is_open else None
+
+    def _dialed_by(self, peer: PeerId) -> Connection | None:
+        """The newest connection that they opened to us."""
+        kept = self._connections.get(peer, [])
+        return next((one for one in reversed(kept) if one.role is Role.RESPONDER and one.is_open), None)
 
     def _overtake_dials(self, connection: Connection) -> None:
         for dial in self._dials.values():

@@ -522,6 +522,18 @@ def test_crossing_dials_give_one_connection_in_every_order(given: str, late: boo
     check_orders(given, late, patience, ORDERS)
 
 
+def test_a_dial_told_crossing_gives_the_connection_that_was_open_when_it_began() -> None:
+    """SMALL said READY, and dials before LARGE has heard it: LARGE keeps its own, and SMALL has it already."""
+    to_small = [("small", message) for message in MESSAGES]
+    to_large = [("large", message) for message in MESSAGES]
+    outcome = cross(Order([*to_small[:3], *to_large[:3], to_small[3], to_large[3]], late=True))
+    assert not list(outcome.disagreements())
+    assert outcome.initiator == "large"
+    assert outcome.dials["large"].had
+    assert isinstance(outcome.dials["large"].end, Connection)
+    assert outcome.dials["large"].ended == 0
+
+
 # --- one of the two fails -------------------------------------------------------------------------------
 
 
