@@ -372,6 +372,11 @@ class Peer:
         if dial.kept is not None:  # theirs came first, by a hair
             self._close_soon(connection, CloseCode.REPLACED)
             return dial.kept
+        try:
+            connection = await self._registry.settle(connection)
+        except trio.Cancelled:
+            await connection.aclose()
+            raise
         if greeter.leaving:  # we left in the moment of READY
             await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()

@@ -79,14 +79,16 @@ class Registry:
         return kept[-1] if kept else None
 
     def add(self, connection: Connection) -> None:
-        """A connection is open. Whatever it makes superfluous goes."""
-        kept = self._connections.setdefault(connection.peer, [])
-        kept.append(connection)
+        """A connection is open. Whatever it makes superfluous goes; one that we dialed is to be settled."""
+        self._connections.setdefault(connection.peer, []).append(connection)
         if connection.role is Role.RESPONDER:
+            if self._is_excess(connection) and self._own_id.key > connection.peer.key:
+                # Our own dial was READY while we said READY to theirs, and is kept.
+                self._replace(connection)
+                return
             self._overtake_dials(connection)
-        while len(kept) > self._limits.connections_per_identity:
-            # It was dead for the other side, or lost to ours in a crossing: the larger id's dial is kept.
-            self._replace(kept[0])
+        if self._dialed_first(connection) is None:
+            self._trim(connection.peer)
         for watcher in self._watchers:
             watcher.pending[connection] = None
         self._changed.unpark_all()
@@ -115,6 +117,44 @@ class Registry:
         if not self._left:
             await self._changed.park()
         return not self._left
+
+    async def settle(self, connection: Connection) -> Connection:
+        """Which connection a dial gives that has opened this one. A checkpoint only if others are in question.
+
+        Where both dials of a crossing have ended READY, the larger id's is kept, and its side closes the other.
+        """
+        peer = connection.peer
+        if peer in self._turns and self._own_id.key < peer.key:
+            async with self.turn(peer):  # our listener may be saying READY to theirs
+                pass
+        if (theirs := self._dialed_first(connection)) is not None:
+            # They have found it dead, or do not know yet that it is open; they do when their greeting is over.
+            with trio.CancelScope(deadline=theirs.opened_at + self._limits.greeting):
+                try:
+                    await theirs.ping()
+                except ConnectionClosed:
+                    pass
+                else:
+                    self._replace(connection)
+        self._trim(peer)
+        kept = self._connections.get(peer, [])
+        return connection if connection in kept or not kept else kept[-1]
+
+    def _is_excess(self, connection: Connection) -> bool:
+        kept = self._connections.get(connection.peer, [])
+        return connection in kept and len(kept) > self._limits.connections_per_identity
+
+    def _dialed_first(self, connection: Connection) -> Connection | None:
+        """Whose place this one would take, though the larger id has dialed it and we, the smaller, this one."""
+        if connection.role is Role.INITIATOR and self._own_id.key < connection.peer.key:
+            oldest = self._connections[connection.peer][0] if self._is_excess(connection) else None
+            return oldest if oldest is not None and oldest.role is Role.RESPONDER else None
+        return None
+
+    def _trim(self, peer: PeerId) -> None:
+        """The oldest are dead for the other side, or lost to ours in a crossing."""
+        while len(kept := self._connections.get(peer, [])) > self._limits.connections_per_identity:
+            self._replace(kept[0])
 
     def _replace(self, connection: Connection) -> None:
         self.discard(connection)

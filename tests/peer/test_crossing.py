@@ -469,7 +469,7 @@ ORDERS: Final = tuple(orders())
 GIVEN: Final = {"both": ("small", "large"), "large": ("large",), "small": ("small",), "neither": ()}
 """Who is dialed by id; LARGE knows from the start that its dial crosses where SMALL is."""
 
-ROWS: Final = list(itertools.product(GIVEN, (False,), (0, 4)))
+ROWS: Final = list(itertools.product(GIVEN, (False, True), (0, 4)))
 
 
 def check_orders(given: str, late: bool, patience: float, some: Iterable[tuple[Step, ...]]) -> None:
@@ -532,6 +532,40 @@ def test_a_dial_told_crossing_gives_the_connection_that_was_open_when_it_began()
     assert outcome.dials["large"].had
     assert isinstance(outcome.dials["large"].end, Connection)
     assert outcome.dials["large"].ended == 0
+
+
+def test_both_ready_the_larger_ids_connection_is_kept_though_the_smallers_is_younger() -> None:
+    """As above, but LARGE has held its verdict in vain for 3 s: it says READY too, and then hears ours.
+
+    SMALL had replaced LARGE's connection by its own, and LARGE replaced SMALL's by its own: none was left.
+    """
+    to_small = [("small", message) for message in MESSAGES]
+    to_large = [("large", message) for message in MESSAGES]
+    outcome = cross(Order([*to_small[:3], *to_large, to_small[3]], late=True, patience=4))
+    assert not list(problems(outcome))
+    assert outcome.initiator == "large"
+
+
+@pytest.mark.parametrize("turns", range(24))
+def test_ready_of_one_dial_meets_the_ack_of_the_other_in_one_turn_of_the_loop(turns: int) -> None:
+    """SMALL hears READY while it says READY to LARGE: whichever of the two comes first by a hair."""
+    steps = [
+        *[("large", SYN), ("large", SYN_ACK), ("small", SYN), ("small", SYN_ACK), ("large", ACK)],
+        *[("small", ACK), ("large", VERDICT)],
+    ]
+    outcome = cross(Order(steps, patience=4, together=(0, turns)), given=())
+    assert not list(problems(outcome)), outcome.explain()
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_ready_comes_in_the_turn_in_which_a_verdict_has_been_held_long_enough(turns: int) -> None:
+    """LARGE says READY to SMALL after 3 s, and hears READY while it writes that."""
+    steps = [
+        *[("small", SYN), ("small", SYN_ACK), ("small", ACK), ("large", SYN), ("large", SYN_ACK)],
+        *[("large", ACK), ("small", VERDICT)],
+    ]
+    outcome = cross(Order(steps, late=True, together=(3, turns)))
+    assert not list(problems(outcome)), outcome.explain()
 
 
 # --- one of the two fails -------------------------------------------------------------------------------
@@ -744,6 +778,32 @@ async def test_a_dead_connection_is_replaced_by_the_second_dial_on_both_sides(
             assert (await connection.closed()).code is CloseCode.REPLACED
         await trio.sleep(LONG)
         assert not peers.net.links[0].is_open
+
+
+async def test_a_young_dead_connection_of_the_larger_id_is_given_up_when_its_greeting_must_be_over(
+    autojump_clock: MockClock,
+) -> None:
+    """Only then is it sure that the two dials do not cross; see settle()."""
+    async with two() as peers:
+        await peers.dial("small")
+        peers.net.links[0].cut = set(Role)
+        await trio.sleep(1)
+        new = await peers.dial("large")
+        assert trio.current_time() == Limits().greeting
+        assert peers.session_ids == ([new.session_id], [new.session_id])
+
+
+async def test_a_dial_cancelled_while_it_is_in_question_leaves_nothing_open(autojump_clock: MockClock) -> None:
+    """As above, but nobody waits that long."""
+    async with two() as peers:
+        await peers.dial("small")
+        peers.net.links[0].cut = set(Role)
+        with trio.move_on_after(5) as scope:
+            await peers.dial("large")
+        assert scope.cancelled_caught
+        await trio.sleep(1)
+        assert not peers.net.links[1].is_open
+        assert peers.large.connections == ()
 
 
 @pytest.mark.parametrize("to", ["small", "large"])
