@@ -174,21 +174,25 @@ class Registry:
             if not statistics.locked and not statistics.tasks_waiting:
                 self._turns.pop(peer, None)
 
-    async def objection(self, peer: PeerId) -> Rejection | None:
+    async def objection(self, peer: PeerId, since: float) -> Rejection | None:
         """Why no further connection with this identity, which dials us, may open; None if it may.
 
-        To be asked in its turn. It takes at most `Limits.crossing` and `Limits.duplicate_ping`.
+        since: when its greeting began. To be asked in its turn. It takes at most `Limits.crossing` and
+        `Limits.duplicate_ping`.
         """
-        if self._own_id.key > peer.key and await self._own_dial_gets_there(peer):
+        if self._own_id.key > peer.key and await self._own_dial_gets_there(peer, since):
             return reject(VerdictCode.CROSSING)
         while len(kept := self._connections.get(peer, [])) >= self._limits.connections_per_identity:
-            if await self._is_alive(kept[0]):
+            # One that has opened since they began is not a dead one which they would replace.
+            if _crosses(kept[0], since) or await self._is_alive(kept[0]):
                 return reject(VerdictCode.DUPLICATE)
             self._replace(kept[0])
         return None
 
-    async def _own_dial_gets_there(self, peer: PeerId) -> bool:
+    async def _own_dial_gets_there(self, peer: PeerId, since: float) -> bool:
         """Of two dials that cross ours is kept; hold the verdict until it is known how ours ends."""
+        if any(_crosses(connection, since) for connection in self._connections.get(peer, [])):
+            return True
         with trio.move_on_after(self._limits.crossing):
             for dial in list(self._dials.values()):
                 if dial.target == peer:
@@ -258,6 +262,11 @@ class Registry:
             dial.meanwhile[connection.peer] = connection
             if dial.target == connection.peer and self._own_id.key < connection.peer.key:
                 dial.overtake(connection)
+
+
+def _crosses(connection: Connection, since: float) -> bool:
+    """Whether a dial of ours has opened it while the other side's greeting, begun then, was under way."""
+    return connection.role is Role.INITIATOR and connection.opened_at > since and connection.is_open
 
 
 class Arrivals:

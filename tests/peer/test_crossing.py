@@ -19,6 +19,9 @@ from typing import Any, Final
 
 import pytest
 import trio
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trishake import (
@@ -565,6 +568,90 @@ def test_ready_comes_in_the_turn_in_which_a_verdict_has_been_held_long_enough(tu
         *[("large", ACK), ("small", VERDICT)],
     ]
     outcome = cross(Order(steps, late=True, together=(3, turns)))
+    assert not list(problems(outcome)), outcome.explain()
+
+
+# --- crossing dials, on slow links ----------------------------------------------------------------------
+
+DELAYS: Final = (0, 0.1, 1, 2.9, 3.5, 6)
+delays = st.tuples(st.sampled_from(DELAYS), st.sampled_from(DELAYS))
+SCENES: Final = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+FIXTURES: Final = {"suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+def is_in_time(delay: Delay, held: float = 0) -> bool:
+    """Whether a greeting is through before its deadline: the SYN in 5 s, the verdict in 10 s."""
+    return delay[0] < 5 and 2 * sum(delay) + held < 10
+
+
+@settings(SCENES, **FIXTURES)
+@drawn(to_large=delays, to_small=delays, given=st.sampled_from(list(GIVEN)))
+def test_crossing_dials_give_one_connection_if_either_would_get_there(
+    to_large: Delay, to_small: Delay, given: str
+) -> None:
+    """Two dials at the same moment, each message so many seconds under way."""
+    outcome = cross(given=GIVEN[given], delays={"large": to_large, "small": to_small})
+    kept = {name: [one.session_id for one in kept] for name, kept in outcome.kept.items()}
+    assert kept["small"] == kept["large"], outcome.explain()
+    assert len(kept["small"]) <= 1
+    assert outcome.open_links == len(kept["small"])
+    assert not outcome.open_in_the_end
+    if is_in_time(to_small):
+        assert not list(outcome.disagreements()), outcome.explain()
+        if is_in_time(to_large):
+            assert not list(outcome.failures()), outcome.explain()
+    for dial in outcome.dials.values():
+        assert dial.ended <= 13
+        if not isinstance(dial.end, Connection):
+            assert isinstance(dial.end, NoResponse) or _is(dial.end, VerdictCode.CROSSING), outcome.explain()
+
+
+@pytest.mark.parametrize(
+    ("to_large", "to_small", "kept"),
+    [
+        ((2.9, 0), (1, 1), "large"),
+        ((2.9, 1), (2.9, 0), "large"),
+        ((1, 1), (3.5, 0.1), "small"),
+        ((1, 0), (1, 3.5), "small"),
+    ],
+)
+def test_a_connection_that_opened_during_the_other_sides_greeting_is_not_taken_for_dead(
+    to_large: Delay, to_small: Delay, kept: str
+) -> None:
+    """Its answer to a ping takes longer than 2 s: it was replaced by a dial that its dialer had given up.
+
+    Or it takes so long that the other dial's time is up before it is told.
+    """
+    outcome = cross(delays={"large": to_large, "small": to_small})
+    assert not list(problems(outcome)), outcome.explain()
+    assert outcome.initiator == kept
+
+
+def test_a_dial_whose_greeting_began_before_ready_of_the_other_is_told_crossing_though_it_came_later() -> None:
+    """SMALL has said READY, dials, and LARGE hears that READY between SMALL's SYN and ACK: no duplicate."""
+    outcome = cross(delays={"large": (0.2, 0.2), "small": (0, 1)}, head_start=-1.5)
+    assert not list(outcome.disagreements())
+    assert outcome.dials["large"].had
+    assert not list(outcome.failures()), outcome.explain()
+
+
+@settings(SCENES, **FIXTURES)
+@drawn(
+    to_large=st.tuples(st.floats(0, 1.7), st.floats(0, 1.7)),
+    to_small=st.tuples(st.floats(0, 2.4), st.floats(0, 2.4)),
+    given=st.sampled_from(list(GIVEN)),
+    head_start=st.floats(-12, 12),
+)
+def test_whoever_dials_first_and_however_long_before_there_is_one_connection(
+    to_large: Delay, to_small: Delay, given: str, head_start: float
+) -> None:
+    """Each greeting is in time, the one that is held too. Where one dial begins when the other has ended, a round
+    trip is shorter than the 2 s of a ping, or the first connection is taken for dead."""
+    assume(is_in_time(to_large, held=3))
+    assume(is_in_time(to_small))
+    outcome = cross(given=GIVEN[given], delays={"large": to_large, "small": to_small}, head_start=head_start)
+    if any(dial.had for dial in outcome.dials.values()) and max(sum(to_large), sum(to_small)) >= 2:
+        return
     assert not list(problems(outcome)), outcome.explain()
 
 
