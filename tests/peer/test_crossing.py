@@ -549,7 +549,7 @@ def test_both_ready_the_larger_ids_connection_is_kept_though_the_smallers_is_you
     assert outcome.initiator == "large"
 
 
-@pytest.mark.parametrize("turns", range(24))
+@pytest.mark.parametrize("turns", range(16))
 def test_ready_of_one_dial_meets_the_ack_of_the_other_in_one_turn_of_the_loop(turns: int) -> None:
     """SMALL hears READY while it says READY to LARGE: whichever of the two comes first by a hair."""
     steps = [
@@ -575,7 +575,7 @@ def test_ready_comes_in_the_turn_in_which_a_verdict_has_been_held_long_enough(tu
 
 DELAYS: Final = (0, 0.1, 1, 2.9, 3.5, 6)
 delays = st.tuples(st.sampled_from(DELAYS), st.sampled_from(DELAYS))
-SCENES: Final = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+SCENES: Final = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 FIXTURES: Final = {"suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
@@ -698,12 +698,13 @@ def test_where_one_dial_means_somebody_else_the_other_is_accepted_at_once(who: s
     assert outcome.dials[OTHER[who]].ended == 0
 
 
-@pytest.mark.parametrize("message", MESSAGES)
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [(to, message) for to in OTHER for message in MESSAGES if (to, message) != ("small", VERDICT)],
+)
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("to", ["small", "large"])
 def test_where_one_dial_stalls_the_other_is_accepted_within_the_hold(to: str, given: str, message: str) -> None:
-    if (to, message) == ("small", VERDICT):
-        pytest.skip("LARGE's dial is accepted, and never hears it: see the next test")
+    """All but LARGE's verdict: see the next test."""
     outcome = cross(given=GIVEN[given], pace=stall((to, message)))
     assert not list(outcome.disagreements()), outcome.explain()
     other = outcome.dials[OTHER[to]]
