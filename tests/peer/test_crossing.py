@@ -1,6 +1,6 @@
 """_registry.py: two peers dial each other at once, or one of them dials twice, in every order (section 11).
 
-    Net, Link       transports in memory, whose messages pass when the scene says so, on the virtual clock
+    Net, Link       a transport in memory, whose messages pass when the scene says so, on the virtual clock
     Order           a scene: the messages of two greetings pass in this order
     cross           two peers who dial each other in a scene, and all that came of it
 
@@ -9,9 +9,10 @@ SMALL and LARGE are the peers with the smaller and the larger id: LARGE's dial i
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,6 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trishake import (
     Address,
-    Cause,
     CloseCode,
     Connection,
     Decision,
@@ -34,10 +34,9 @@ from trishake import (
     Identity,
     Introduction,
     Limits,
-    Listener,
     NoResponse,
     Peer,
-    Phase,
+    PeerId,
     Policy,
     Refused,
     Rejected,
@@ -48,7 +47,7 @@ from trishake import (
     accept,
     reject,
 )
-from trishake._wire import Wire
+from trishake._transport import Bound, Place, Transport
 from trishake_protocol.patterns import CLASSICAL
 
 from .conftest import ADA, BOB, EVE, cancelled_at, frame_length
@@ -63,8 +62,6 @@ LONG: Final = 12
 
 
 # --- the net --------------------------------------------------------------------------------------------
-# Peers dial TCP; here their bytes go through memory. `Net.open` stands where `_peer.open_tcp` is called, and
-# hands the other end to the other peer's listener.
 
 
 class End(trio.abc.HalfCloseableStream):
@@ -89,12 +86,6 @@ class End(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         self.closed = True
         await self._half.aclose()
-
-
-class MemoryWire(Wire):
-    """In the place of SocketWire."""
-
-    host = "memory"
 
 
 Delay = tuple[float, float]
@@ -129,40 +120,54 @@ async def at_once(link: Link, message: str | None) -> None:
     pass
 
 
-NET: Final[trio.lowlevel.RunVar[Net]] = trio.lowlevel.RunVar("net")
+class Door(trio.abc.Listener[trio.abc.Stream]):
+    """Where a host waits for who dials it."""
+
+    def __init__(self) -> None:
+        self.knock, self._opened = trio.open_memory_channel[End](math.inf)
+
+    async def accept(self) -> trio.abc.Stream:
+        return await self._opened.receive()
+
+    async def aclose(self) -> None:
+        self._opened.close()
+        await trio.lowlevel.checkpoint()
 
 
-class Net:
-    """Hosts by name, and every link that there was."""
+class Net(Transport):
+    """Hosts by name, and every link that there was. Its tasks run in `nursery`, to be set."""
 
-    def __init__(self, nursery: trio.Nursery, pace: Pace = at_once) -> None:
-        self.nursery = nursery
+    schemes = ("net",)
+    nursery: trio.Nursery
+
+    def __init__(self, pace: Pace = at_once) -> None:
         self.pace = pace
-        self.hosts: dict[str, tuple[Peer, Listener]] = {}
+        self.doors: dict[str, Door] = {}
         self.links: list[Link] = []
         self.delays: dict[str, Delay] = {}
         """By the host that is dialed."""
         self.refusing: set[str] = set()
 
-    def listen(self, name: str, peer: Peer) -> None:
-        listener = Listener([], peer.id)
-        peer._listeners.add(listener)
-        self.hosts[name] = peer, listener
-
-    async def open(self, address: Address, limits: Limits) -> End:
+    async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
         await trio.lowlevel.checkpoint()
-        peer, listener = self.hosts[address.host]
-        if address.host in self.refusing or peer._nursery is None:
-            raise NoResponse(Phase.CONNECT, Cause.REFUSED, elapsed=0)
+        door = self.doors[address.host] = Door()
+        return [Bound(address, door)]
+
+    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> End:
+        await trio.lowlevel.checkpoint()
         out, back = self.delays.get(address.host, (0, 0))
         link = Link(address.host, {Role.INITIATOR: out, Role.RESPONDER: back})
-        self.links.append(link)
         (here, near), (far, there) = memory_stream_pair(), memory_stream_pair()
         link.ends = [End(here), End(there)]
+        try:
+            if address.host in self.refusing:
+                raise trio.BrokenResourceError
+            self.doors[address.host].knock.send_nowait(link.ends[1])
+        except trio.BrokenResourceError:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody is there") from None
+        self.links.append(link)
         self.nursery.start_soon(self._carry, link, Role.INITIATOR, near, far)
         self.nursery.start_soon(self._carry, link, Role.RESPONDER, far, near)
-        welcome = partial(peer._welcome, listener, peer._nursery)
-        peer._nursery.start_soon(listener._greet, link.ends[1], welcome)
         return link.ends[0]
 
     async def _carry(
@@ -205,15 +210,6 @@ async def _read_frame(source: trio.abc.Stream, *, preface: bool) -> bytes:
             break
         frame += more
     return frame
-
-
-@pytest.fixture(autouse=True)
-def _in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def open_in_memory(address: Address, limits: Limits) -> End:
-        return await NET.get().open(address, limits)
-
-    monkeypatch.setattr("trishake._peer.open_tcp", open_in_memory)
-    monkeypatch.setattr("trishake._peer.SocketWire", MemoryWire)
 
 
 # --- scenes ---------------------------------------------------------------------------------------------
@@ -378,8 +374,12 @@ def no_leave() -> None:
     raise AssertionError("who is to leave?")
 
 
-def peer(identity: Identity, **options: Any) -> Peer:
-    made = Peer(identity, **{"suites": (CLASSICAL.id,), **options})
+def address_of(host: str, expected: PeerId | None) -> Address:
+    return Address(host, 1, expected, scheme="net")
+
+
+def peer(identity: Identity, net: Net, **options: Any) -> Peer:
+    made = Peer(identity, transports=[net], **{"suites": (CLASSICAL.id,), **options})
     made.handle("echo", echo)
     return made
 
@@ -396,13 +396,17 @@ async def _cross(
     small: Options | None = None,
     large: Options | None = None,
 ) -> Outcome:
-    peers = {"small": peer(SMALL, **small or {}), "large": peer(LARGE, **large or {})}
+    net = Net(order.pace if order else pace)
+    net.delays = delays or {}
+    net.refusing |= set(refusing)
+    peers = {"small": peer(SMALL, net, **small or {}), "large": peer(LARGE, net, **large or {})}
     ids = {"small": SMALL.id, "large": LARGE.id, "wrong": EVE.id}
     leave = {name: trio.Event() for name in peers}
     outcome = Outcome({to: Dial(to) for to in ("large", "small")})
 
     async def live(name: str, *, task_status: trio.TaskStatus[None]) -> None:
         async with peers[name]:
+            await peers[name].listen(address_of(name, None))
             task_status.started()
             await leave[name].wait()
 
@@ -413,20 +417,16 @@ async def _cross(
         mine.had = bool(who.connections)
         expected = ids["wrong"] if f"not {to}" in given else ids[to] if to in given else None
         try:
-            mine.end = await who.dial(Address(to, 1, expected))
+            mine.end = await who.dial(address_of(to, expected))
         except DialError as error:
             mine.end = error
         mine.ended = trio.current_time()
 
     async with trio.open_nursery() as nursery:
-        net = Net(nursery, order.pace if order else pace)
-        NET.set(net)
-        net.delays = delays or {}
-        net.refusing |= set(refusing)
+        net.nursery = nursery
         async with trio.open_nursery() as living:
-            for name, host in peers.items():
+            for name in peers:
                 await living.start(live, name)
-                net.listen(name, host)
             async with trio.open_nursery() as dialing:
                 if order is not None:
                     dials = {to: partial(dialing.start_soon, dial, to) for to in outcome.dials}
@@ -800,7 +800,7 @@ class Two:
 
     async def dial(self, to: str) -> Connection:
         who, whom = (self.large, self.small) if to == "small" else (self.small, self.large)
-        return await who.dial(Address(to, 1, whom.id))
+        return await who.dial(address_of(to, whom.id))
 
     @property
     def session_ids(self) -> tuple[list[bytes], list[bytes]]:
@@ -813,11 +813,11 @@ class Two:
 @asynccontextmanager
 async def two(**options: Any) -> AsyncIterator[Two]:
     async with trio.open_nursery() as nursery:
-        net = Net(nursery)
-        NET.set(net)
-        async with peer(SMALL, **options) as small, peer(LARGE, **options) as large:
-            net.listen("small", small)
-            net.listen("large", large)
+        net = Net()
+        net.nursery = nursery
+        async with peer(SMALL, net, **options) as small, peer(LARGE, net, **options) as large:
+            await small.listen(address_of("small", None))
+            await large.listen(address_of("large", None))
             yield Two(net, small, large)
         assert not any(link.is_open for link in net.links)
         nursery.cancel_scope.cancel()
