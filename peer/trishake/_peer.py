@@ -372,6 +372,11 @@ class Peer:
         if dial.kept is not None:  # theirs came first, by a hair
             self._close_soon(connection, CloseCode.REPLACED)
             return dial.kept
+        try:
+            connection = await self._registry.settle(connection)
+        except trio.Cancelled:
+            await connection.aclose()
+            raise
         if greeter.leaving:  # we left in the moment of READY
             await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()
@@ -429,7 +434,7 @@ class Peer:
         listener.greetings.add(greeter)
         try:
             async with AsyncExitStack() as turn:
-                greeter.objection = partial(self._object_to_initiator, session, turn)
+                greeter.objection = partial(self._object_to_initiator, greeter, turn)
                 with slot:
                     meeting = await greet_as_responder(greeter, slot.release)
                 connection = self._open(session, wire, meeting, nursery)
@@ -441,17 +446,17 @@ class Peer:
             listener.greetings.discard(greeter)
 
     async def _object_to_initiator(
-        self, session: Session, turn: AsyncExitStack, introduction: Introduction
+        self, greeter: Greeter, turn: AsyncExitStack, introduction: Introduction
     ) -> Rejection | None:
         """What stands against READY for one who dialed us: other connections with it, or no room."""
         if MUX not in introduction.greeting.caps:
             return _WITHOUT_STREAMS
         await turn.enter_async_context(self._registry.turn(introduction.peer))
-        if objection := await self._registry.objection(introduction.peer):
+        if objection := await self._registry.objection(introduction.peer, greeter.started):
             return objection
         if len(self._inbound) >= self._limits.connections:
             return reject(VerdictCode.CAPACITY, retry_after=_RETRY_WHEN_FULL)
-        self._inbound.add(session)
+        self._inbound.add(greeter.session)
         return None
 
     async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:

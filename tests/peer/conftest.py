@@ -697,7 +697,7 @@ async def _carry(
     try:
         while data := await source.receive_some():
             buffer += data
-            while (length := _frame_length(buffer, preface=sender is Role.INITIATOR and number == 0)) and (
+            while (length := frame_length(buffer, preface=sender is Role.INITIATOR and number == 0)) and (
                 len(buffer) >= length
             ):
                 frame = bytes(buffer[:length])
@@ -712,7 +712,7 @@ async def _carry(
         await trio.aclose_forcefully(sink)
 
 
-def _frame_length(buffer: bytearray, *, preface: bool) -> int:
+def frame_length(buffer: bytearray, *, preface: bool) -> int:
     """Of the frame in front; 0 while that cannot be told."""
     if preface:
         return 19 + 2 * buffer[8] + int.from_bytes(buffer[9:11], "big") if len(buffer) >= 11 else 0
