@@ -329,8 +329,9 @@ class Connection(Greeted, trio.abc.AsyncResource):
             self._handlers.refused(self.peer, protocol, UNKNOWN)
             self._carried.refuse_unknown(id_)
             return
-        if self._in_use_of_theirs >= MAX_STREAMS:
-            # They have reset streams that are in use here: a handler that does not look is not started for ever.
+        if self._in_use_of_theirs >= 2 * MAX_STREAMS:
+            # Those that they have reset are in use here until their handlers look; who never does is not started
+            # for ever.
             self._carried.reset(id_)
             return
         self._in_use_of_theirs += 1

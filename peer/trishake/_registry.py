@@ -241,6 +241,7 @@ class Registry:
         peer = dial.target
         if peer is None:
             return None
+        kept: Connection | None = None
         if reason is VerdictCode.DUPLICATE:
             kept = dial.meanwhile.get(peer)
         elif reason is VerdictCode.CROSSING:
@@ -248,8 +249,6 @@ class Registry:
             with trio.move_on_after(self._limits.crossing):
                 while (kept := dial.kept or self._dialed_by(peer)) is None and await self.wait_change():
                     pass
-        else:
-            return None
         return kept if kept is not None and kept.is_open else None
 
     def _dialed_by(self, peer: PeerId) -> Connection | None:
