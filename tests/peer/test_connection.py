@@ -612,14 +612,7 @@ async def test_however_it_ends_everybody_who_waits_wakes_with_the_cause(way: str
 @pytest.mark.parametrize(
     "said",
     [
-        pytest.param(
-            "open and finish",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=(AssertionError, ExceptionGroup),
-                reason="answers to streams that are opened and finished at once are queued without a bound",
-            ),
-        ),
+        "open and finish",
         "ping",
     ],
 )
