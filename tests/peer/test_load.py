@@ -1,4 +1,4 @@
-"""Many streams, much data, many connections: all of it arrives, everybody has an outcome, nothing is left behind."""
+"""Many streams, much data, many connections: all of it arrives, each has an outcome, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -148,10 +148,10 @@ async def splitting(listener: Listener, seed: int) -> AsyncIterator[str]:
     """The invite by way of somebody who passes on in other parts than he gets, and takes his time."""
 
     async def relay(near: trio.SocketStream) -> None:
-        async with near, await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port) as far:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(carry, near, far, random.Random(seed))
-                nursery.start_soon(carry, far, near, random.Random(seed + 1))
+        far = await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
+        async with near, far, trio.open_nursery() as nursery:
+            nursery.start_soon(carry, near, far, random.Random(seed))
+            nursery.start_soon(carry, far, near, random.Random(seed + 1))
 
     async with serving(relay) as port:
         yield f"tcp://{BOB.id}@127.0.0.1:{port}"
