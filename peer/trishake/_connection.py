@@ -255,6 +255,16 @@ class Connection(Greeted, trio.abc.AsyncResource):
         """Read until one of the two directions has ended it."""
         session, wire = self._session, self._wire
         while True:
+            # What came together with the last of the greeting is there before anything is read.
+            try:
+                while (event := session.next_event()) is not Wait.NEED_DATA:
+                    self._happen(event)
+            except RemoteProtocolError as error:
+                self._breach(error)
+            if self._violated or session.receiving is not Direction.OPEN or session.state is not State.OPEN:
+                return
+            if session.has_data_to_send:
+                self._writer.flush_soon()
             try:
                 data = await wire.receive(session.receive_room)
             except trio.BrokenResourceError as error:
@@ -265,15 +275,6 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 session.receive_data(data)
             else:
                 session.receive_eof()
-            try:
-                while (event := session.next_event()) is not Wait.NEED_DATA:
-                    self._happen(event)
-            except RemoteProtocolError as error:
-                self._breach(error)
-            if self._violated or session.receiving is not Direction.OPEN or session.state is not State.OPEN:
-                return
-            if session.has_data_to_send:
-                self._writer.flush_soon()
 
     def _happen(self, event: Event | Wait) -> None:
         match event:

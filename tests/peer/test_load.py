@@ -1,4 +1,4 @@
-"""Many streams, much data, many connections: all of it arrives, everybody has an outcome, nothing is left."""
+"""Many streams, much data, many connections: all of it arrives, each has an outcome, nothing is left behind."""
 
 from __future__ import annotations
 
