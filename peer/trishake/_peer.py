@@ -266,9 +266,9 @@ class Peer:
         self._registry.discard(connection)
         self._tally.disconnected(connection, closed)
 
-    def _close_soon(self, connection: Connection, code: CloseCode) -> None:
+    def _close_soon(self, connection: Connection, code: CloseCode, finish: float | None = None) -> None:
         if self._nursery is not None:  # else all of them are being closed
-            self._nursery.start_soon(connection.aclose, code)
+            self._nursery.start_soon(partial(connection.aclose, code, finish=finish))
 
     # --- dialing ----------------------------------------------------------------------------------------
 
@@ -289,7 +289,8 @@ class Peer:
         addresses = self._addresses_of(target, more)
         if len(addresses) == 1:
             return await self._dial(addresses[0], trust)
-        return await first_to_accept(addresses, partial(self._dial, trust=trust))
+        close_soon = partial(self._close_soon, code=CloseCode.NORMAL, finish=0)
+        return await first_to_accept(addresses, partial(self._dial, trust=trust), close_soon)
 
     def keep(self, target: PeerId | Address | str, *more: Address | str, trust: Policy | None = None) -> Keeper:
         """Hold a connection to a peer from now on: dial, and dial again when it has ended.
