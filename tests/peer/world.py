@@ -8,7 +8,8 @@ steady          tasks take their turns in the same order, each time a test runs
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket as stdlib_socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import trio
 
 from trishake import (
     Address,
+    Bound,
     Connection,
     Decision,
     Identity,
@@ -25,7 +27,9 @@ from trishake import (
     Listener,
     Memory,
     Peer,
+    Place,
     Stream,
+    Tcp,
     accept,
     reject,
 )
@@ -48,6 +52,8 @@ HASTY: Final = Limits(
     open_stream=1,
 )
 """As many connections and dials as a test likes, and none of them long waited for."""
+
+CARL: Final = Identity.from_seed(b"c" * 32)
 
 MEM: Final = "mem://bob"
 TCP: Final = "tcp://127.0.0.1:0"
@@ -75,10 +81,8 @@ async def echo(stream: Stream) -> None:
 
 
 async def say_nothing(stream: Stream) -> None:
-    """Reads nothing and says nothing, until the stream or the connection has ended."""
-    while True:
-        await stream.wait_send_all_might_not_block()
-        await trio.sleep(0.01)
+    """Reads nothing and says nothing, for a moment."""
+    await trio.sleep(0.02)
 
 
 class Sink:
@@ -119,6 +123,24 @@ async def double(value: Any, _: object) -> Any:
     return value * 2
 
 
+class Narrow(Tcp):
+    """TCP whose kernel buffers are full soon."""
+
+    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.SocketStream:
+        stream = await super().connect(address, place, nursery)
+        stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, 16 * 1024)
+        stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, 16 * 1024)
+        return stream
+
+    async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
+        bounds = await super().listen(address, nursery)
+        for bound in bounds:
+            assert isinstance(bound.listener, trio.SocketListener)
+            for option in (stdlib_socket.SO_SNDBUF, stdlib_socket.SO_RCVBUF):  # accepted sockets inherit them
+                bound.listener.socket.setsockopt(stdlib_socket.SOL_SOCKET, option, 16 * 1024)
+        return bounds
+
+
 # --- the world ------------------------------------------------------------------------------------------
 
 
@@ -141,6 +163,11 @@ class World:
     @property
     def invite(self) -> str:
         return self.listener.invite
+
+    def number(self) -> int:
+        """Another one each time, for names."""
+        self._number += 1
+        return self._number
 
     def left(self) -> dict[str, object]:
         """What there is beside the witness, by what it is."""
@@ -169,8 +196,7 @@ class World:
                 await trio.sleep(0.005)
         if left := self.left():
             raise AssertionError(f"left over: {left}")
-        self._number += 1
-        text = f"witness {self._number}".encode()
+        text = f"witness {self.number()}".encode()
         with trio.fail_after(1):
             await self.stream.send_all(text)
             assert await receive_exactly(self.stream, len(text)) == text
@@ -212,5 +238,6 @@ async def by_hand(script: Callable[[ByHand], Awaitable[None]], name: str = "hand
 
         nursery.start_soon(serve)
         yield str(bound.address.with_peer(EVE.id))
-        await bound.listener.aclose()
         nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await bound.listener.aclose()
