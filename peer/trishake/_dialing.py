@@ -68,8 +68,8 @@ async def first_to_accept(
             accepted.append(await dial(addresses[index]))
         except DialError as error:
             errors[index] = error
-            failed[index].set()
             if not (isinstance(error, Rejected) and error.authenticated and addresses[index].peer is not None):
+                failed[index].set()
                 return
         attempts.cancel_scope.cancel()
 

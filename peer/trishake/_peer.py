@@ -286,6 +286,7 @@ class Peer:
         Raises InvalidAddress; NoResponse, Rejected or Refused, of several the one that says most, the others in
         its `attempts`; LocalProtocolError outside `async with`. Cancelled, it leaves nothing open.
         """
+        self._block_entered()
         addresses = self._addresses_of(target, more)
         if len(addresses) == 1:
             return await self._dial(addresses[0], trust)
@@ -299,11 +300,12 @@ class Peer:
         from `Limits.redial_first` to `Limits.redial_longest`. It gives up where trying again is no use: see
         `Keeper`. Raises InvalidAddress; LocalProtocolError outside `async with`.
         """
+        nursery = self._block_entered()
         keeper = Keeper(
             self._addresses_of(target, more), partial(self._dial, trust=trust), self._registry, self._limits
         )
         self._keepers.add(keeper)
-        self._block_entered().start_soon(self._run_keeper, keeper)
+        nursery.start_soon(self._run_keeper, keeper)
         return keeper
 
     async def _run_keeper(self, keeper: Keeper) -> None:
@@ -337,8 +339,10 @@ class Peer:
 
     async def _dial(self, address: Address, trust: Policy | None = None) -> Connection:
         """One address: connect, greet, and have the connection."""
-        nursery = self._block_entered()
+        nursery = self._nursery
         try:
+            if nursery is None:  # we left before it was this address's turn
+                raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
             stream = await open_stream(address, self._transport(address), self._limits, nursery)
         except DialError as error:
             error.address, error.peer = address.endpoint, address.peer

@@ -191,9 +191,11 @@ class World:
 
     async def check(self, within: float = 3) -> None:
         """Soon there is nothing but the witness, and he is understood."""
+        pause = 0.002
         with trio.move_on_after(within):
             while self.left():
-                await trio.sleep(0.005)
+                await trio.sleep(pause)
+                pause = min(1.5 * pause, 0.1)
         if left := self.left():
             raise AssertionError(f"left over: {left}")
         text = f"witness {self.number()}".encode()
