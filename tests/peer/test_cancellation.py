@@ -638,3 +638,37 @@ async def test_a_peer_cancelled_at_any_step_of_its_life_leaves_nothing(
 async def test_a_peer_over_tcp_cancelled_at_some_steps_of_its_life_leaves_nothing(scenario: Scenario) -> None:
     async with world(TCP) as here:
         await cancel_everywhere(here, scenario, stride=7)
+
+
+USES: Final[dict[str, Callable[[Stream], Awaitable[object]]]] = {
+    "aclose": lambda stream: stream.aclose(),
+    "receive": read_to_end,
+    "send_eof": lambda stream: stream.send_eof(),
+    "send_all": lambda stream: stream.send_all(b"more"),
+    "open_stream": lambda stream: stream.connection.open_stream("echo/1"),
+    "ping": lambda stream: stream.connection.ping(),
+    "request": lambda stream: stream.connection.request("echo/1", 1),
+    "close the connection": lambda stream: stream.connection.aclose(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+async def test_a_stream_that_outlives_the_cancelled_block_of_its_peer_is_broken_and_can_be_closed(
+    autojump_clock: MockClock, name: str
+) -> None:
+    """Closing it, or reading what had arrived, once wanted a task of the peer's nursery, which was gone."""
+    async with world() as here:
+        with trio.CancelScope() as scope:
+            async with peer(EVE) as eve:
+                connection = await eve.dial(here.invite)
+                stream = await connection.open_stream("echo/1")
+                await stream.send_all(bytes(200_000))
+                await trio.sleep(0.1)
+                scope.cancel()
+                await trio.sleep_forever()
+        try:
+            await USES[name](stream)
+        except ConnectionClosed:
+            assert name not in ("aclose", "receive", "close the connection")
+        else:
+            assert name in ("aclose", "receive", "close the connection")
