@@ -41,6 +41,8 @@ from .world import (
     HASTY,
     MEM,
     TCP,
+    TLS,
+    WS,
     Narrow,
     Sink,
     World,
@@ -634,10 +636,14 @@ async def test_a_peer_cancelled_at_any_step_of_its_life_leaves_nothing(
         await cancel_everywhere(here, scenario)
 
 
-@pytest.mark.parametrize("scenario", [living, partial(being_visited, where=TCP)], ids=["dialer", "listener"])
-async def test_a_peer_over_tcp_cancelled_at_some_steps_of_its_life_leaves_nothing(scenario: Scenario) -> None:
-    async with world(TCP) as here:
-        await cancel_everywhere(here, scenario, stride=7)
+@pytest.mark.parametrize("where", [TCP, TLS, WS], ids=["tcp", "tls", "ws"])
+@pytest.mark.parametrize("listens", [False, True], ids=["dialer", "listener"])
+async def test_a_peer_on_a_socket_cancelled_at_some_steps_of_its_life_leaves_nothing(
+    where: str, listens: bool
+) -> None:
+    async with world(where) as here:
+        scenario = partial(being_visited, where=where) if listens else living
+        await cancel_everywhere(here, scenario, stride=7 if where == TCP else 17)
 
 
 USES: Final[dict[str, Callable[[Stream], Awaitable[object]]]] = {

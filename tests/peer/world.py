@@ -57,6 +57,8 @@ CARL: Final = Identity.from_seed(b"c" * 32)
 
 MEM: Final = "mem://bob"
 TCP: Final = "tcp://127.0.0.1:0"
+TLS: Final = "tls://127.0.0.1:0"
+WS: Final = "ws://127.0.0.1:0/trishake"
 
 _BREACHES: Final = {"PROTOCOL", "FLOW_CONTROL", "INTERNAL", "KEY_LIMIT"}
 
@@ -239,7 +241,9 @@ async def by_hand(script: Callable[[ByHand], Awaitable[None]], name: str = "hand
                 nursery.start_soon(script, ByHand(await bound.listener.accept()))
 
         nursery.start_soon(serve)
-        yield str(bound.address.with_peer(EVE.id))
-        nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
-            await bound.listener.aclose()
+        try:
+            yield str(bound.address.with_peer(EVE.id))
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await bound.listener.aclose()
