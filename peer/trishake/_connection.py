@@ -215,6 +215,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
             if not self._at_once:
                 await self._say_last_words()
         finally:
+            self._writer.stop()
             dropped = ConnectionClosed(f"the connection to {self.peer} was dropped", by_peer=False)
             end = self._finish(dropped)
             self._writer.stop()

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from trishake_protocol import PeerId
+from trishake_protocol import PeerId, Role
 
 from ._addresses import Address
 from ._connection import Connection
@@ -49,12 +49,15 @@ class AddressBook:
 
 
 async def first_to_accept(
-    addresses: Sequence[Address], dial: Callable[[Address], Awaitable[Connection]]
+    addresses: Sequence[Address],
+    dial: Callable[[Address], Awaitable[Connection]],
+    close_soon: Callable[[Connection], None],
 ) -> Connection:
     """Dial each a little after the one before, or at once when that has failed; the first READY is taken.
 
     A rejection under the other side's key is final: it would say the same elsewhere. Raises the error that says
-    most, with the others in its `attempts`. Cancelled, it leaves nothing open.
+    most, with the others in its `attempts`. close_soon: told of what nobody will have: the second of two in one
+    tick, and all of them if it is cancelled.
     """
     accepted: list[Connection] = []
     errors: dict[int, DialError] = {}
@@ -65,19 +68,27 @@ async def first_to_accept(
             accepted.append(await dial(addresses[index]))
         except DialError as error:
             errors[index] = error
-            failed[index].set()
             if not (isinstance(error, Rejected) and error.authenticated and addresses[index].peer is not None):
+                failed[index].set()
                 return
         attempts.cancel_scope.cancel()
 
-    async with trio.open_nursery() as attempts:
-        for index in range(len(addresses)):
-            attempts.start_soon(attempt, index)
-            if index + 1 < len(addresses):
-                with trio.move_on_after(_STAGGER):
-                    await failed[index].wait()
-    if accepted:
-        return accepted[0]
+    taken: Connection | None = None
+    try:
+        async with trio.open_nursery() as attempts:
+            for index in range(len(addresses)):
+                attempts.start_soon(attempt, index)
+                if index + 1 < len(addresses):
+                    with trio.move_on_after(_STAGGER):
+                        await failed[index].wait()
+        taken = accepted[0] if accepted else None
+    finally:
+        for connection in accepted:
+            # One that the other side has dialed meanwhile is not ours to close.
+            if connection is not taken and connection.role is Role.INITIATOR:
+                close_soon(connection)
+    if taken is not None:
+        return taken
     first = max(sorted(errors), key=lambda index: _telling(errors[index]))
     errors[first].attempts = tuple(errors[index] for index in sorted(errors) if index != first)
     raise errors[first]

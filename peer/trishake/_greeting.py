@@ -20,6 +20,7 @@ import trio
 from trishake_protocol import (
     Accepted,
     AlertCode,
+    CloseCode,
     Event,
     ForeignProtocol,
     GreetingRefused,
@@ -236,6 +237,8 @@ class Greeter:
             session.refuse(AlertCode.GOING_AWAY if self.leaving else AlertCode.TIMEOUT)
         elif session.state is State.PEER_IDENTIFIED:
             session.reject(VerdictCode.SHUTTING_DOWN if self.leaving else VerdictCode.POLICY_TIMEOUT)
+        elif session.state is State.OPEN:  # READY may be on its way: what follows it is no end without CLOSE
+            session.close(CloseCode.GOING_AWAY)
 
     async def say_goodbye(self, release: Callable[[], None] | None = None) -> None:
         """Write the refusal that the session holds, half-close, and read on so that no reset destroys it.

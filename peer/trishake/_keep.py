@@ -76,7 +76,8 @@ class Keeper:
                 await trio.lowlevel.checkpoint()
                 return self.connection
             if self._given_up:
-                raise self.failure or ConnectionClosed("this keeper was stopped", by_peer=False)
+                failure = self.failure or ConnectionClosed("this keeper was stopped", by_peer=False)
+                raise failure.with_traceback(None)  # else it gathers those of all who ask
             await self._changed.park()
 
     def stop(self) -> None:

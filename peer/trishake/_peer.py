@@ -271,9 +271,9 @@ class Peer:
         self._registry.discard(connection)
         self._tally.disconnected(connection, closed)
 
-    def _close_soon(self, connection: Connection, code: CloseCode) -> None:
+    def _close_soon(self, connection: Connection, code: CloseCode, finish: float | None = None) -> None:
         if self._nursery is not None:  # else all of them are being closed
-            self._nursery.start_soon(connection.aclose, code)
+            self._nursery.start_soon(partial(connection.aclose, code, finish=finish))
 
     # --- dialing ----------------------------------------------------------------------------------------
 
@@ -291,10 +291,12 @@ class Peer:
         Raises InvalidAddress; NoResponse, Rejected or Refused, of several the one that says most, the others in
         its `attempts`; LocalProtocolError outside `async with`. Cancelled, it leaves nothing open.
         """
+        self._block_entered()
         addresses = self._addresses_of(target, more)
         if len(addresses) == 1:
             return await self._dial(addresses[0], trust)
-        return await first_to_accept(addresses, partial(self._dial, trust=trust))
+        close_soon = partial(self._close_soon, code=CloseCode.NORMAL, finish=0)
+        return await first_to_accept(addresses, partial(self._dial, trust=trust), close_soon)
 
     def keep(self, target: PeerId | Address | str, *more: Address | str, trust: Policy | None = None) -> Keeper:
         """Hold a connection to a peer from now on: dial, and dial again when it has ended.
@@ -347,8 +349,10 @@ class Peer:
 
     async def _dial(self, address: Address, trust: Policy | None = None) -> Connection:
         """One address: connect, greet, and have the connection."""
-        nursery = self._block_entered()
+        nursery = self._nursery
         try:
+            if nursery is None:  # we left before it was this address's turn
+                raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
             stream = await open_stream(address, self._transport(address), self._limits, nursery)
         except DialError as error:
             error.address, error.peer = address.endpoint, address.peer
