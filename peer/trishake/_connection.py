@@ -53,6 +53,9 @@ from ._trust import Decision, Introduction, Rejection, accept, shortened
 from ._wire import Wire
 from ._writer import Writer
 
+_MOMENT: Final = 0.1
+"""Seconds in which a connection that is cut short may still say CLOSE."""
+
 
 class Connection(Greeted, trio.abc.AsyncResource):
     """An open connection to a peer whose identity is proved, on which both sides open streams.
@@ -99,7 +102,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
 
         self._reading = trio.CancelScope()
         self._closing = False
-        self._at_once = False
+        self._cut_short = False
         self._violated = False  # the other side broke the rules: it is told so, and drained
         self._broken: Exception | None = None
         self._end: ConnectionClosed | None = None
@@ -111,8 +114,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
 
     @property
     def is_open(self) -> bool:
-        """Whether streams can still be opened on it, as far as we know."""
-        return not self._closing and self._end is None
+        """Whether streams can still be opened on it: neither side is closing, as far as we know."""
+        return not (self._closing or self._peer_leaves) and self._end is None
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -205,21 +208,24 @@ class Connection(Greeted, trio.abc.AsyncResource):
     async def run(self) -> None:
         """Read until it has ended, then say the last words and close the transport. Raises nothing.
 
-        Cancelled, it closes the transport at once.
+        Cancelled, it says CLOSE GOING_AWAY if the transport takes that within a moment.
         """
         try:
             with self._reading:
                 await self._read_until_silent()
             if self._broken is not None:
                 self._transport_broke(self._broken)
-            if not self._at_once:
-                await self._say_last_words()
+            await self._say_last_words(_MOMENT if self._cut_short else self._limits.write_alert)
+        except trio.Cancelled:
+            if self._end is None:
+                self._close(Close(CloseCode.GOING_AWAY))
+            with trio.CancelScope(shield=True):  # else every Ctrl-C would look like a line that was cut
+                await self._say_last_words(_MOMENT)
+            raise
         finally:
             self._writer.stop()
-            dropped = ConnectionClosed(f"the connection to {self.peer} was dropped", by_peer=False)
-            end = self._finish(dropped)
-            self._writer.stop()
-            self._on_end(self, end)
+            assert self._end is not None
+            self._on_end(self, self._end)
             self._ended.set()
             await self._wire.abort()
 
@@ -407,10 +413,11 @@ class Connection(Greeted, trio.abc.AsyncResource):
         code, text: what the other side is told; text of at most 256 bytes. finish: seconds that the open streams
         have, `Limits.finish` by default, 0 with any code but NORMAL and GOING_AWAY; then they end with
         ConnectionClosed. The other side's CLOSE is waited for at most `Limits.close`.
-        Raises nothing but ValueError for such a text. Cancelled, it closes the transport at once.
+        Raises nothing but ValueError for such a text. Cancelled, it says CLOSE if the transport takes that within a
+        moment, and closes the transport.
         """
-        content = Close(code, text)
-        content.encode()
+        close = Close(code, text)
+        close.encode()
         try:
             if self._closing:
                 await self._ended.wait()
@@ -419,9 +426,13 @@ class Connection(Greeted, trio.abc.AsyncResource):
             if self._end is None and graceful:
                 await self._finish_streams(self._limits.finish if finish is None else finish)
             if self._end is None:
-                await self._say_close(content)
+                self._close(close)
+                with trio.move_on_after(self._limits.close):
+                    await self._ended.wait()
         except trio.Cancelled:
-            self._at_once = True
+            self._cut_short = True
+            if self._end is None:
+                self._close(close)
             raise
         finally:
             self._reading.cancel()
@@ -434,7 +445,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
             while self._streams and self._end is None:
                 await self._settled.park()
 
-    async def _say_close(self, close: Close) -> None:
+    def _close(self, close: Close) -> None:
+        """Say CLOSE, and have ended; who reads waits for theirs."""
         if close.code is CloseCode.NORMAL:
             self._session.finish(close.text)
         else:
@@ -449,8 +461,6 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 by_peer=False,
             )
         )
-        with trio.move_on_after(self._limits.close):
-            await self._ended.wait()
 
     def _closed_by_peer(self, code: CloseCode | int, text: str | None) -> None:
         said = f': "{escape(text)}"' if text else ""
@@ -478,8 +488,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
     def _transport_broke(self, error: Exception) -> None:
         self._finish(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
 
-    def _finish(self, end: ConnectionClosed) -> ConnectionClosed:
-        """It has ended, for this cause if it is the first: everybody who waits wakes. Returns the first cause."""
+    def _finish(self, end: ConnectionClosed) -> None:
+        """It has ended, for this cause if it is the first: everybody who waits wakes."""
         if self._end is None:
             self._end = end
             for stream in self._streams.values():
@@ -487,14 +497,13 @@ class Connection(Greeted, trio.abc.AsyncResource):
             self._answers.unpark_all()
             self._settled.unpark_all()
             self._writer.wake()
-        return self._end
 
-    async def _say_last_words(self) -> None:
-        """Write what the session still holds, and see that it arrives."""
+    async def _say_last_words(self, seconds: float) -> None:
+        """Write what the session still holds, within that time, and see that it arrives."""
         self._writer.stop()
         self._wire.queue(self._session)
         try:
-            with trio.move_on_after(self._limits.write_alert):
+            with trio.move_on_after(seconds):
                 await self._wire.flush()
                 if self._violated:
                     await self._wire.send_eof()

@@ -271,7 +271,7 @@ class StreamTimeout(StreamError, trio.TooSlowError):
 
     def __init__(self, peer: PeerId, protocol: str, seconds: float) -> None:
         super().__init__(
-            peer, protocol, f"no answer to the open within {seconds:g} s. It may be overloaded: try again later."
+            peer, protocol, f"it was not open within {seconds:g} s: no answer, or no room. Try again later."
         )
         self.seconds = seconds
 
@@ -386,7 +386,7 @@ _ADVICE_FOR_REASON: dict[Reason, str] = {
     VerdictCode.IDENTITY_UNKNOWN: "Ask the other side to add this peer id to those that it takes.",
     VerdictCode.IDENTITY_BLOCKED: "The other side has blocked this peer id.",
     VerdictCode.POLICY: "Ask who runs the other side.",
-    VerdictCode.DUPLICATE: "A connection with this identity is open already: use it, or close it first.",
+    VerdictCode.DUPLICATE: "A connection with this identity is open already: use it (`Peer.connection`), or close it.",
 }
 _REQUEST_FAILURES = {
     "failed": ("the function that answers had an error", "The log over there has it."),

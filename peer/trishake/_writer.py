@@ -28,7 +28,7 @@ _GATHERED: Final = 16 * 1024
 """Bytes that are worth a record: no more are waited for."""
 
 _GATHERING_TURNS: Final = 32
-"""Turns of Trio's loop that the task lets pass at most, as long as each of them brings more."""
+"""Turns of Trio's loop that the task lets pass at most, as long as they bring more."""
 
 
 class Writer:
@@ -115,13 +115,15 @@ class Writer:
             self._running = False
 
     async def _gather(self) -> None:
-        """Let those who are just sending add to what is queued, while it grows."""
+        """Let those who are just sending add to what is queued, as long as two turns bring more."""
+        idle = 0
         for _ in range(_GATHERING_TURNS):
             before = self._streams.unsent
             if before >= _GATHERED:
                 return
             await trio.lowlevel.checkpoint()
-            if self._streams.unsent == before:
+            idle = idle + 1 if self._streams.unsent == before else 0
+            if idle == 2:
                 return
 
     def _fail(self, error: Exception) -> None:
