@@ -55,6 +55,8 @@ from ._writer import Writer
 
 _MOMENT: Final = 0.1
 """Seconds in which a connection that is cut short may still say CLOSE."""
+_TURN: Final = 256
+"""Events of one connection that are seen to at a time: a record of crumbs holds thousands, and others wait."""
 
 
 class Connection(Greeted, trio.abc.AsyncResource):
@@ -263,9 +265,13 @@ class Connection(Greeted, trio.abc.AsyncResource):
         session, wire = self._session, self._wire
         while True:
             # What came together with the last of the greeting is there before anything is read.
+            events = 0
             try:
                 while (event := session.next_event()) is not Wait.NEED_DATA:
                     self._happen(event)
+                    events += 1
+                    if events % _TURN == 0:
+                        await trio.lowlevel.checkpoint()
             except RemoteProtocolError as error:
                 self._breach(error)
             if self._violated or session.receiving is not Direction.OPEN or session.state is not State.OPEN:

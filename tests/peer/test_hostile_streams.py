@@ -545,10 +545,9 @@ ODD: Final[dict[str, Callable[[Hostile], bytes]]] = {
 }
 
 
-@WAYS
 @pytest.mark.parametrize("odd", ODD)
-async def test_what_is_odd_but_no_breach_harms_nothing(way: str, odd: str) -> None:
-    async with scene(way) as it:
+async def test_what_is_odd_but_no_breach_harms_nothing(odd: str) -> None:
+    async with scene() as it:
         await it.hostile.open(it.hostile.mine(), "watch/1")
         await it.hostile.say(ODD[odd](it.hostile))
         await it.hostile.talks(it.hostile.mine(2000))
@@ -647,7 +646,7 @@ async def test_silence_behind_syn_takes_one_place_and_holds_nobody_up() -> None:
 
 # --- floods ---------------------------------------------------------------------------------------------
 
-MANY: Final = 10_000
+MANY: Final = 6000
 MOST: Final = 100_000
 KIB: Final = 1024
 
@@ -703,19 +702,40 @@ async def test_a_flood_is_worked_off_in_little_memory(flood: str, many: int) -> 
         await hostile.talks(hostile.mine(20_000))
 
 
+async def test_a_record_of_crumbs_is_worked_off_in_turns_with_everybody_else() -> None:
+    async with scene() as it:
+        hostile = it.hostile
+        await hostile.open(hostile.mine(), "hold/1")
+        (stream,) = it.connection.streams
+        steps: list[int] = []
+
+        async def watch() -> None:
+            before = 0
+            while before < 4000:
+                await trio.lowlevel.checkpoint()
+                now = len(stream._received)
+                steps.append(now - before)
+                before = now
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await hostile.say(yamux.data(hostile.mine(), b"x") * 4000)
+        assert max(steps) <= 2 * 256  # one turn before us, and one behind
+
+
 async def test_a_flood_of_ping_records_has_one_answer_waiting_at_most() -> None:
     async with scene() as it:
         clog(it)
         encode = it.hostile.hand.record
-        records = [encode(PING, b"\x00" + n.to_bytes(8, "big")) for n in range(1, 5_001)]
+        records = [encode(PING, b"\x00" + n.to_bytes(8, "big")) for n in range(1, 3001)]
         with memory_within(KIB * KIB):
             for at in range(0, len(records), 1000):
                 await it.hostile.hand.say(*records[at : at + 1000])
             await it.others_go_on()
-        it.hostile.pings = 5000
+        it.hostile.pings = 3000
         while (await it.hostile.hear()).type != yamux.PING:
             pass
-        assert len(it.hostile.pongs) < 5000
+        assert len(it.hostile.pongs) < 3000
         await it.hostile.talks(it.hostile.mine())
 
 
@@ -725,22 +745,16 @@ async def test_a_flood_of_opens_whose_answers_are_not_read_ends_its_connection(p
     """However they are answered: what waits to be read is bounded."""
     async with scene() as it:
         clog(it)
-        records = [
-            it.hostile.hand.record(
-                DATA,
-                b"".join(
-                    yamux.data(it.hostile.mine(n), asks_for(protocol), SYN | flags)
-                    for n in range(start, start + 500)
-                ),
-            )
-            for start in range(0, 3000, 500)
-        ]
+        hostile = it.hostile
         with memory_within(3 * KIB * KIB):  # most of it for 256 tasks
             try:
-                for record in records:
-                    await it.hostile.hand.say(record)
+                for start in range(0, MOST, 500):
+                    numbers = range(start, start + 500)
+                    await hostile.say(
+                        *(yamux.data(hostile.mine(n), asks_for(protocol), SYN | flags) for n in numbers)
+                    )
             except trio.BrokenResourceError:
-                pass  # it has been cut off already
+                pass  # it has been cut off
             await it.ended(PROTOCOL)
 
 
@@ -1051,13 +1065,13 @@ async def test_what_is_sent_and_never_read_here_is_bounded_by_its_windows() -> N
         with memory_within(3 * WINDOW + KIB * KIB // 2):
             for n in range(2):
                 frame = yamux.data(hostile.mine(n), b"xy")
-                left = size // 16  # the rest in one
+                left = size // 64  # the rest in one
                 while left > 1:
                     count = min(left // 2, 4000)
                     await hostile.say(frame * count)
                     await hostile.catch_up()
                     left -= 2 * count
-                await hostile.say(yamux.data(hostile.mine(n), bytes(size - size // 16)))
+                await hostile.say(yamux.data(hostile.mine(n), bytes(size - size // 64)))
             await hostile.catch_up()
         await hostile.say(yamux.data(hostile.mine(), bytes(64)))
         assert await hostile.hear_close() is FLOW_CONTROL

@@ -97,8 +97,14 @@ def little_left(bound: int, *, traced: bool) -> Iterator[None]:
     assert left <= bound
 
 
-@pytest.mark.parametrize(("count", "traced"), [(2000, False), pytest.param(10_000, True, marks=SLOW)])
-@BOTH
+@pytest.mark.parametrize(
+    ("where", "count", "traced"),
+    [
+        ("mem://load", 2000, False),
+        pytest.param("mem://load", 10_000, True, marks=SLOW),
+        pytest.param(ANYWHERE, 10_000, True, marks=SLOW),
+    ],
+)
 async def test_streams_that_were_used_and_closed_leave_no_memory_behind(
     where: str, count: int, traced: bool
 ) -> None:

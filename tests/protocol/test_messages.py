@@ -657,6 +657,7 @@ def test_the_types_and_flags_of_yamux_are_those_of_its_specification() -> None:
         "GO_AWAY": yamux.GO_AWAY,
     }
     assert {flag.name: flag.value for flag in MuxFlag} == {
+        "NONE": yamux.NONE,
         "SYN": yamux.SYN,
         "ACK": yamux.ACK,
         "FIN": yamux.FIN,
