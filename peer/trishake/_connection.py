@@ -55,6 +55,7 @@ from ._writer import Writer
 
 _MOMENT: Final = 0.1
 """Seconds in which a connection that is cut short may still say CLOSE."""
+
 _TURN: Final = 256
 """Events of one connection that are seen to at a time: a record of crumbs holds thousands, and others wait."""
 
@@ -419,8 +420,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
         code, text: what the other side is told; text of at most 256 bytes. finish: seconds that the open streams
         have, `Limits.finish` by default, 0 with any code but NORMAL and GOING_AWAY; then they end with
         ConnectionClosed. The other side's CLOSE is waited for at most `Limits.close`.
-        Raises nothing but ValueError for such a text. Cancelled, it says CLOSE if the transport takes that within a
-        moment, and closes the transport.
+        Raises nothing but ValueError for such a text. Cancelled, it says CLOSE if the transport takes that within
+        a moment, and closes the transport.
         """
         close = Close(code, text)
         close.encode()

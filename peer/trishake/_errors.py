@@ -386,7 +386,7 @@ _ADVICE_FOR_REASON: dict[Reason, str] = {
     VerdictCode.IDENTITY_UNKNOWN: "Ask the other side to add this peer id to those that it takes.",
     VerdictCode.IDENTITY_BLOCKED: "The other side has blocked this peer id.",
     VerdictCode.POLICY: "Ask who runs the other side.",
-    VerdictCode.DUPLICATE: "A connection with this identity is open already: use it (`Peer.connection`), or close it.",
+    VerdictCode.DUPLICATE: "A connection with this peer is open already: use it (`Peer.connection`), or close it.",
 }
 _REQUEST_FAILURES = {
     "failed": ("the function that answers had an error", "The log over there has it."),

@@ -244,7 +244,7 @@ async def test_close_is_answered_at_once_with_close() -> None:
         assert await hand.hear_to_end() == b""
 
 
-async def test_a_connection_that_is_closed_forcefully_is_cut_at_once() -> None:
+async def test_a_connection_that_is_closed_forcefully_says_so_and_is_cut_at_once() -> None:
     keep = Keep()
     async with met(ada={"limits": Limits(finish=30)}) as two:
         two.bob.handle(KEEP, keep)
@@ -252,8 +252,8 @@ async def test_a_connection_that_is_closed_forcefully_is_cut_at_once() -> None:
         before = open_sockets()
         await trio.aclose_forcefully(two.at_ada)
         with trio.fail_after(5):
-            assert seen(await two.at_ada.closed()) == (None, None, False)
-            assert seen(await two.at_bob.closed()) == (None, None, True)
+            assert seen(await two.at_ada.closed()) == (CloseCode.NORMAL, None, False)
+            assert seen(await two.at_bob.closed()) == (CloseCode.NORMAL, None, True)
         await wait_all_tasks_blocked(SETTLED)
         assert len(open_sockets()) == len(before) - 2
 

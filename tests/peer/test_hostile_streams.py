@@ -307,7 +307,7 @@ async def scene(way: str = "they dial", limits: Limits = LIMITS, at_once: bytes 
         it.let_go.set()
         await it.others_go_on()
         await until(lambda: bob.connection(EVE.id) is None and not (found and found.streams))
-        await until(lambda: count_tasks(bob) == tasks)
+        await until(lambda: count_tasks(bob) <= tasks)
         await it.ada.aclose()
         await to_bob.aclose()
     assert open_sockets() == before
@@ -551,7 +551,7 @@ async def test_what_is_odd_but_no_breach_harms_nothing(odd: str) -> None:
         await it.hostile.open(it.hostile.mine(), "watch/1")
         await it.hostile.say(ODD[odd](it.hostile))
         await it.hostile.talks(it.hostile.mine(2000))
-        assert it.connection.is_open
+        assert it.connection in it.bob.connections
 
 
 async def test_an_answer_to_a_ping_never_sent_answers_none_that_is_still_to_come() -> None:
