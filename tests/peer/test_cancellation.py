@@ -155,7 +155,7 @@ async def test_a_dial_cancelled_at_any_step_leaves_nothing_open(
 @DIALS
 async def test_a_dial_over_tcp_cancelled_at_any_step_leaves_nothing_open(scenario: Scenario) -> None:
     async with world(TCP, ada={"trust": thoughtful}, bob={"trust": thoughtful}) as here:
-        assert await cancel_everywhere(here, scenario, stride=5) > 10
+        assert await cancel_everywhere(here, scenario, stride=11) > 10
 
 
 # --- open -----------------------------------------------------------------------------------------------
@@ -208,8 +208,8 @@ def pattern(length: int, start: int = 0) -> bytes:
     return bytes(7 * position // 5 % 251 for position in range(start, start + length))
 
 
-LONG: Final = pattern(600 * 1024)
-"""More than twice what a stream's window allows, and than what may be queued on a connection."""
+LONG: Final = pattern(400 * 1024)
+"""More than what a stream's window allows, and than what may be queued on a connection, together."""
 
 
 @asynccontextmanager
@@ -377,7 +377,7 @@ async def test_a_call_cancelled_at_any_step_hurts_nobody_else(autojump_clock: Mo
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_call_over_tcp_cancelled_at_some_steps_hurts_nobody_else(name: str) -> None:
     async with world_of_streams(TCP, ada=IMPATIENT, bob=IMPATIENT) as (here, scenarios):
-        await cancel_everywhere(here, scenarios[name], stride=3)
+        await cancel_everywhere(here, scenarios[name], stride=7)
 
 
 @pytest.mark.parametrize("name", ["send without credit", "send beside others", "long request", "receive"])
@@ -501,7 +501,7 @@ async def test_an_end_awaited_or_made_and_cancelled_at_any_step_leaves_nothing(
 @pytest.mark.parametrize("name", ENDS)
 async def test_an_end_over_tcp_cancelled_at_some_steps_leaves_nothing(name: str) -> None:
     async with world_of_streams(TCP) as (here, _):
-        await cancel_everywhere(here, ENDS[name], stride=4)
+        await cancel_everywhere(here, ENDS[name], stride=9)
 
 
 async def answer_and_fall_silent(hand: ByHand) -> None:
@@ -528,6 +528,65 @@ async def test_closing_cancelled_while_the_other_side_does_not_answer_leaves_not
 ) -> None:
     async with world() as here:
         await cancel_everywhere(here, closing_without_an_answer)
+
+
+PATIENT: Final = {"limits": replace(HASTY, finish=2)}
+
+
+async def being_closed(here: World, nursery: trio.Nursery) -> tuple[Connection, Stream]:
+    """A connection whose close waits for a stream."""
+    connection = await here.ada.dial(here.invite)
+    stream = await connection.open_stream("echo/1")
+    nursery.start_soon(connection.aclose)
+    await trio.sleep(0.1)
+    assert stream in connection.streams
+    return connection, stream
+
+
+async def test_a_second_close_that_is_cancelled_closes_at_once_too(autojump_clock: MockClock) -> None:
+    """It once waited for the streams that the first one had given time to finish."""
+    async with world(ada=PATIENT) as here, trio.open_nursery() as nursery:
+        connection, stream = await being_closed(here, nursery)
+        started = trio.current_time()
+        await trio.aclose_forcefully(connection)
+        assert not (await connection.closed()).by_peer
+        assert trio.current_time() == started
+        with pytest.raises(ConnectionClosed):
+            await stream.send_all(b"more")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda one: one.aclose(finish=0), lambda one: one.aclose(CloseCode.POLICY)],
+    ids=["no time to finish", "not gracefully"],
+)
+async def test_a_second_close_can_take_away_the_time_to_finish(
+    autojump_clock: MockClock, call: Callable[[Connection], Awaitable[None]]
+) -> None:
+    async with world(ada=PATIENT) as here, trio.open_nursery() as nursery:
+        connection, _ = await being_closed(here, nursery)
+        started = trio.current_time()
+        await call(connection)
+        assert trio.current_time() - started < 0.5
+        assert (await connection.closed()).code is CloseCode.NORMAL
+
+
+async def test_a_block_left_by_an_error_waits_for_no_stream_though_a_close_is_under_way(
+    autojump_clock: MockClock,
+) -> None:
+    async def fail(here: World, nursery: trio.Nursery) -> None:
+        async with peer(EVE, **PATIENT) as eve:
+            connection = await eve.dial(here.invite)
+            await connection.open_stream("echo/1")
+            nursery.start_soon(connection.aclose)
+            await trio.sleep(0.1)
+            raise ZeroDivisionError
+
+    async with world() as here, trio.open_nursery() as nursery:
+        started = trio.current_time()
+        with pytest.raises(ZeroDivisionError):
+            await fail(here, nursery)
+        assert trio.current_time() - started < 0.5
 
 
 # --- the responder --------------------------------------------------------------------------------------
@@ -643,7 +702,7 @@ async def test_a_peer_on_a_socket_cancelled_at_some_steps_of_its_life_leaves_not
 ) -> None:
     async with world(where) as here:
         scenario = partial(being_visited, where=where) if listens else living
-        await cancel_everywhere(here, scenario, stride=7 if where == TCP else 17)
+        await cancel_everywhere(here, scenario, stride=19 if where == TCP else 37)
 
 
 USES: Final[dict[str, Callable[[Stream], Awaitable[object]]]] = {
