@@ -60,7 +60,7 @@ from .world import (
 
 __all__ = ["steady"]
 
-pytestmark = pytest.mark.usefixtures("steady")
+pytestmark = pytest.mark.usefixtures("steady", "few_streams")
 
 Call = Callable[[], Awaitable[object]]
 Scenario = Callable[[World], AbstractAsyncContextManager[Call]]
@@ -191,6 +191,24 @@ async def opening_from_there(here: World) -> AsyncIterator[Call]:
         await stream.aclose()
 
 
+@asynccontextmanager
+async def opening_when_there_is_no_room(here: World, protocol: str) -> AsyncIterator[Call]:
+    """Every place is taken, until one of the streams is closed."""
+    taken: list[Stream] = []
+    while here.connection._carried.can_open:
+        taken.append(await here.connection.open_stream("echo/1"))
+
+    async def make_room() -> None:
+        await trio.sleep(0.02)
+        await taken.pop().aclose()
+
+    async with opening(here, protocol) as open_, trio.open_nursery() as nursery:
+        nursery.start_soon(make_room)
+        yield open_
+    for stream in taken:
+        await stream.aclose()
+
+
 OPENS: Final = {
     "accepted": partial(opening, protocol="echo/1"),
     "considered": partial(opening, protocol="thoughtful/1"),
@@ -198,6 +216,7 @@ OPENS: Final = {
     "refused": partial(opening, protocol="refused/1", ends=StreamRefused),
     "unknown": partial(opening, protocol="what/1", ends=UnknownProtocol),
     "never answered": partial(opening, protocol="undecided/1", ends=StreamTimeout),
+    "no room": partial(opening_when_there_is_no_room, protocol="thoughtful/1"),
 }
 
 # --- send and receive -----------------------------------------------------------------------------------
@@ -233,6 +252,17 @@ async def sending(here: World, protocol: str, length: int, sinks: dict[str, Sink
     assert received.endswith(b"|")
     assert LONG.startswith(received[:-1])
     assert len(received) == length + 1 or not sent
+
+
+@asynccontextmanager
+async def waiting_to_send(here: World) -> AsyncIterator[Call]:
+    """All credit is spent, until the other side begins to read."""
+    stream = await here.connection.open_stream("slow/1")
+    while credit := here.connection._carried.credit(stream.id):
+        await stream.send_all(bytes(credit))
+    yield stream.wait_send_all_might_not_block
+    await stream.send_all(b"|")
+    await stream.aclose()
 
 
 @asynccontextmanager
@@ -337,6 +367,7 @@ def scenarios_of_streams(sinks: dict[str, Sink]) -> dict[str, Scenario]:
         "send": partial(sending, protocol="sink/1", length=50_000, sinks=sinks),
         "send without credit": partial(sending, protocol="slow/1", length=len(LONG), sinks=sinks),
         "send beside others": partial(sending_beside_others, sinks=sinks),
+        "wait to send": waiting_to_send,
         "receive": receiving,
         "send_eof": finishing,
         "aclose": partial(closing_a_stream, protocol="echo/1"),
@@ -354,6 +385,12 @@ NAMES: Final = [*scenarios_of_streams({})]
 
 IMPATIENT: Final = {"limits": replace(HASTY, open_stream=0.1, policy=0.2)}
 """What is never answered is not long waited for."""
+
+
+@pytest.fixture
+def few_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A side may open eight, the witness's among them."""
+    monkeypatch.setattr("trishake_protocol.streams.MAX_STREAMS", 8)
 
 
 @asynccontextmanager
