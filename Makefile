@@ -23,7 +23,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-chat: $(VENV)/.run  ## the example, both sides of it scripted
+chat: $(VENV)/.run  ## the example: a room of three, scripted
 	$(BIN)/python examples/smoke.py
 
 check: test lint types demo chat  ## all that CI runs

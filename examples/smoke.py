@@ -1,45 +1,122 @@
-"""Run `chat.py` as two people would, and check what each of them sees.
+"""Run a room of three, as three people would, and check what each of them sees.
 
-python examples/smoke.py          exits with 0 if both saw what they should
+python examples/smoke.py          exits with 0 if all of them saw what they should
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
+import trio
+
 CHAT = [sys.executable, str(Path(__file__).with_name("chat.py"))]
-TIME_LIMIT = 20
-"""Seconds for each of the two to end."""
+TIME_LIMIT = 10
+"""Seconds for what is waited for to be seen."""
+FILE_SIZE = 3 * 1024 * 1024 + 1
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*CHAT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    )
+class Missing(Exception):
+    """Somebody did not see what it should."""
+
+
+class Member:
+    """A chat in a process of its own, with an open keyboard. seen: what it has shown, line by line."""
+
+    def __init__(self, name: str, process: trio.Process) -> None:
+        self.name = name
+        self.process = process
+        self.seen: list[str] = []
+        self.id = self.short = self.invite = ""
+        self._saw = trio.lowlevel.ParkingLot()
+
+    @classmethod
+    async def start(cls, nursery: trio.Nursery, name: str, *arguments: str) -> Member:
+        """Start it, and wait until it is in its room. It is killed with the nursery."""
+        pipe = subprocess.PIPE
+        run = partial(trio.run_process, [*CHAT, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, check=False)
+        process: trio.Process = await nursery.start(run)
+        member = cls(name, process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        nursery.start_soon(member._read, process.stdout)
+        nursery.start_soon(member._read, process.stderr)
+        member.invite = (await member.sees("* invite: ")).removeprefix("* invite: ")
+        member.id = member.invite.removeprefix("tcp://").partition("@")[0]
+        member.short = f"{member.id[:10]}…"
+        return member
+
+    async def _read(self, output: trio.abc.ReceiveStream) -> None:
+        rest = b""
+        async for chunk in output:
+            *whole, rest = (rest + chunk).split(b"\n")
+            self.seen += [line.decode().rstrip("\r") for line in whole]
+            self._saw.unpark_all()
+
+    async def types(self, text: str) -> None:
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(text.encode())
+
+    async def sees(self, text: str) -> str:
+        """Wait for a line with this in it, and return the line."""
+        with trio.move_on_after(TIME_LIMIT):
+            while True:
+                for line in self.seen:
+                    if text in line:
+                        return line
+                await self._saw.park()
+        raise Missing(f"{self.name} did not see {text!r}, but:\n" + "\n".join(self.seen))
+
+    async def leaves(self) -> int:
+        """Close its keyboard, as Ctrl-D does; the exit code."""
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+        with trio.fail_after(TIME_LIMIT):
+            return await self.process.wait()
+
+
+async def visit(directory: Path) -> None:
+    """The whole visit. Raises Missing."""
+    picture, downloads = directory / "picture.jpg", directory / "downloads"
+    picture.write_bytes(os.urandom(FILE_SIZE))
+    async with trio.open_nursery() as nursery:
+        ada = await Member.start(nursery, "ada", "listen")
+        bob = await Member.start(nursery, "bob", "dial", ada.invite, "--downloads", str(downloads))
+        eve = await Member.start(nursery, "eve", "dial", bob.invite)  # bob names ada to her
+        room = [ada, bob, eve]
+        await bob.sees(f"{eve.id} is here")
+        await ada.sees(f"{eve.id} is here")
+        await ada.types(f"/send {bob.short} {picture}\n")
+        for member in room:
+            await member.types(f"hello from {member.name}\n")
+        for member in room:
+            for other in room:
+                if other is not member:
+                    await member.sees(f"{other.short} hello from {other.name}")
+        await ada.sees("was sent to")
+        await bob.sees("came from")
+        if (downloads / picture.name).read_bytes() != picture.read_bytes():
+            raise Missing("the file that arrived is not the file that was sent")
+        for member in room:
+            if code := await member.leaves():
+                raise Missing(f"{member.name} left with exit code {code}:\n" + "\n".join(member.seen))
+    for member in room:
+        print(f"--- {member.name} saw", *member.seen, sep="\n")
 
 
 def main() -> int:
-    with start("listen") as listener:
-        assert listener.stdin is not None
-        assert listener.stdout is not None
-        invite = listener.stdout.readline().removeprefix("* invite: ").strip()
-        print(f"the listener's invite is {invite}")
-        with start("dial", invite) as dialer:
-            try:
-                listener.stdin.write("hello from the listener\n")
-                listener.stdin.close()
-                dialer_saw, _ = dialer.communicate("hello from the dialer\n", timeout=TIME_LIMIT)
-                listener_saw = listener.stdout.read()
-                listener.wait(timeout=TIME_LIMIT)
-            finally:
-                dialer.kill()
-                listener.kill()
-    print(f"--- the dialer saw\n{dialer_saw}--- the listener saw\n{listener_saw}", end="")
-    ended_well = dialer.returncode == listener.returncode == 0
-    talked = "hello from the listener" in dialer_saw and "hello from the dialer" in listener_saw
-    return 0 if ended_well and talked else 1
+    code = 0
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            trio.run(visit, Path(directory))
+        except* Missing as missing:
+            print(*missing.exceptions, sep="\n", file=sys.stderr)
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

@@ -1,87 +1,252 @@
 """The examples and the demo, run as a user runs them: in real processes."""
 
+import hashlib
+import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+import trio
 
-from trishake import Identity
+from filetransfer import TransferError, receive_line
+from smoke import CHAT, Member
+from terminal import Progress, Terminal
+from trishake import CloseCode, Identity, Peer, Stream, StreamReset
 
 ROOT = Path(__file__).parents[1]
-CHAT = [sys.executable, str(ROOT / "examples" / "chat.py")]
 TIME_LIMIT = 30
 
 
-def run(*command: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, input=typed, capture_output=True, text=True, encoding="utf-8", timeout=TIME_LIMIT, check=False
+        command, capture_output=True, text=True, encoding="utf-8", timeout=TIME_LIMIT, check=False
     )
 
 
-@contextmanager
-def listening(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A chat listener with an open keyboard, and its invite."""
-    command = [*CHAT, "listen", *arguments]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8") as listener:
-        try:
-            assert listener.stdout is not None
-            line = listener.stdout.readline()
-            assert line.startswith("* invite: tcp://")
-            yield listener, line.removeprefix("* invite: ").strip()
-        finally:
-            listener.kill()
+@pytest.fixture
+async def ada(nursery: trio.Nursery, tmp_path: Path) -> Member:
+    """A member who waits for the first to come, and stores files under `tmp_path / "ada"`."""
+    return await Member.start(nursery, "ada", "listen", "--downloads", str(tmp_path / "ada"))
 
 
-def peer_id_in(invite: str) -> str:
-    return invite.removeprefix("tcp://").partition("@")[0]
+@asynccontextmanager
+async def in_the_room(member: Member) -> AsyncGenerator[tuple[Peer, Stream]]:
+    """A peer that is no chat program, but has introduced itself to this member as one."""
+    async with (
+        Peer(Identity.generate()) as peer,
+        await (await peer.dial(member.invite)).open_stream("room/1") as stream,
+    ):
+        await stream.send_all(b"\n")
+        assert member.id.encode() in await stream.receive_some()
+        yield peer, stream
 
 
-def test_two_people_chat_and_leave_cleanly() -> None:
-    with listening() as (listener, invite):
-        assert listener.stdin is not None
-        assert listener.stdout is not None
-        listener.stdin.write("hello from the listener\n")
-        listener.stdin.close()
-        dialer = run(*CHAT, "dial", invite, typed="hello\nwith \x1b[31mcolour\n")
-        seen = listener.stdout.read()
-        assert listener.wait(TIME_LIMIT) == 0
-    you = re.search(r"\* you are (\w{56})", dialer.stdout)
-    assert you is not None
-    short = you[1][:10] + "…"
-    assert dialer.returncode == 0, dialer.stderr
-    assert f"{peer_id_in(invite)[:10]}… hello from the listener\n" in dialer.stdout
-    assert f"{short} hello\n{short} with \\x1b[31mcolour\n* {short} has left\n" in seen
-    assert "\x1b" not in seen
+async def run_chat(*arguments: str) -> tuple[int | None, str]:
+    """Run it with nothing typed; the exit code, and what it said on stderr."""
+    with trio.fail_after(TIME_LIMIT):
+        ended = await trio.run_process([*CHAT, *arguments], capture_stdout=True, capture_stderr=True, check=False)
+    return ended.returncode, ended.stderr.decode()
 
 
-def test_a_wrong_identity_is_one_line_and_an_exit_code_of_its_own() -> None:
-    with listening() as (_, invite):
-        somebody_else = str(Identity.generate().id)
-        dialer = run(*CHAT, "dial", invite.replace(peer_id_in(invite), somebody_else))
-    assert dialer.returncode == 5
-    assert dialer.stderr.count("\n") == 1
-    assert f"expected {somebody_else}, and {peer_id_in(invite)} answered" in dialer.stderr
+# --- the room -----------------------------------------------------------------------------------------------
 
 
-def test_a_rejection_is_one_line_and_an_exit_code_of_its_own() -> None:
-    with listening("--only", str(Identity.generate().id)) as (_, invite):
-        dialer = run(*CHAT, "dial", invite)
-    assert dialer.returncode == 4
-    assert dialer.stderr.count("\n") == 1
-    assert "IDENTITY_UNKNOWN" in dialer.stderr
+async def test_who_joins_meets_everybody_even_if_two_join_at_once(nursery: trio.Nursery, ada: Member) -> None:
+    others: list[Member] = []
+
+    async def join(name: str, *arguments: str) -> None:
+        others.append(await Member.start(nursery, name, "dial", ada.invite, *arguments))
+
+    async with trio.open_nursery() as joining:
+        joining.start_soon(join, "bob")
+        joining.start_soon(join, "eve")
+    room = [ada, *others]
+    for member, other in itertools.permutations(room, 2):
+        await member.sees(f"{other.id} is here")
+    await ada.types("hello\n/who\n/nonsense\n")
+    for member in others:
+        await member.sees(f"{ada.short} hello")
+        await ada.sees(f"* {member.id} 127.0.0.1:")
+    await ada.sees("/send PEER PATH")
+    bob, eve = others
+    bob.process.kill()
+    for member in (ada, eve):
+        await member.sees(f"{bob.short} has left: ")
+    await eve.types("we go on\n/quit\n")
+    await ada.sees(f"{eve.short} we go on")
+    await ada.sees(f"{eve.short} has left")
+    assert await eve.process.wait() == 0
+    assert await ada.leaves() == 0
+    assert not any("Traceback" in line for member in room for line in member.seen)
 
 
-def test_no_response_is_one_line_and_an_exit_code_of_its_own() -> None:
-    dialer = run(*CHAT, "dial", "tcp://127.0.0.1:1")
-    assert dialer.returncode == 3
-    assert dialer.stderr.count("\n") == 1
-    assert dialer.stderr.startswith("* no response [127.0.0.1:1]: the port is closed")
+async def test_a_line_names_its_verified_sender_whatever_it_says(ada: Member) -> None:
+    async with in_the_room(ada) as (peer, stream):
+        await stream.send_all(f"{ada.short} it was me\n* \x1b[31mred\n".encode())
+        await ada.sees("red")
+    assert f"{peer.id.short} {ada.short} it was me" in ada.seen
+    assert f"{peer.id.short} * \\x1b[31mred" in ada.seen
+
+
+async def test_invites_that_lead_nowhere_do_not_keep_us_from_the_room(nursery: trio.Nursery) -> None:
+    nowhere = f"tcp://{Identity.generate().id}@127.0.0.1:1"
+
+    async def introduce(stream: Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(f"\x00 tcp:// tcp://127.0.0.1:1 {nowhere}\nwelcome\n".encode())
+
+    async with Peer(Identity.generate()) as host:
+        host.handle("room/1", introduce)
+        member = await Member.start(nursery, "bob", "dial", (await host.listen("tcp://127.0.0.1:0")).invite)
+        await member.sees(f"{host.id.short} welcome")
+        await member.sees(f"{host.id.short} has left")
+    assert sum("is not met" in line for line in member.seen) == 1
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+async def offer(peer: Peer, first_line: str, content: bytes = b"", digest: str | None = None) -> list[str]:
+    """Send a file by hand over `file/1`; what the receiver answers."""
+    (connection,) = peer.connections
+    with trio.fail_after(5):
+        async with await connection.open_stream("file/1") as stream:
+            await stream.send_all(f"{first_line}\n".encode())
+            answers = [await receive_line(stream)]
+            if answers == ["go"]:
+                digest = digest or hashlib.sha256(content).hexdigest()
+                await stream.send_all(content + digest.encode() + b"\n")
+                with suppress(TransferError):
+                    answers.append(await receive_line(stream))
+    return answers
+
+
+async def test_a_hostile_offer_touches_nothing_but_new_files_among_the_downloads(
+    ada: Member, tmp_path: Path
+) -> None:
+    async with in_the_room(ada) as (peer, _):
+        for name in ("../../etc/x", "..\\x", "/x", ".x", "\x1b[31mx", "..", "x.tar"):
+            assert await offer(peer, f"5 {name}", b"hello") == ["go", "kept"]
+        assert await offer(peer, "0 empty") == ["go", "kept"]
+        assert await offer(peer, "5 wrong", b"hello", "0" * 64) == ["go"]
+        (answer,) = await offer(peer, f"{2**30 + 1} big")
+        assert "too large, the limit is 1073741824" in answer
+        for no_offer in ("-1 x", "1e3 x", "x", "", "9" * 500 + " x"):
+            with pytest.raises(TransferError):
+                await offer(peer, no_offer)
+        with pytest.raises((TransferError, StreamReset)):
+            await offer(peer, "5 " + "x" * 2000)
+        await ada.sees("digests differ")
+    stored = {path.name for path in (tmp_path / "ada").iterdir()}
+    assert stored == {"x", "x (2)", "x (3)", "x (4)", "_[31mx", "file", "x.tar", "empty"}
+    assert [path.name for path in tmp_path.iterdir()] == ["ada"]
+
+
+async def test_half_a_file_leaves_nothing_behind(ada: Member, tmp_path: Path) -> None:
+    async with in_the_room(ada) as (peer, _):
+        (connection,) = peer.connections
+        stream = await connection.open_stream("file/1")
+        await stream.send_all(b"1000 half\n")
+        assert await receive_line(stream) == "go"
+        await stream.send_all(bytes(500))
+        await ada.sees(f"from {peer.id.short}: half")
+        await stream.aclose()
+        await ada.sees("it ended after 500 of 1000 bytes")
+    assert list((tmp_path / "ada").iterdir()) == []
+
+
+async def test_a_stranger_to_the_room_sends_no_file(ada: Member, tmp_path: Path) -> None:
+    async with Peer(Identity.generate()) as stranger:
+        await stranger.dial(ada.invite)
+        with pytest.raises(TransferError):
+            await offer(stranger, "5 x", b"hello")
+    assert not (tmp_path / "ada").exists()
+
+
+async def test_who_takes_no_files_says_so_and_the_chat_goes_on(
+    nursery: trio.Nursery, ada: Member, tmp_path: Path
+) -> None:
+    bob = await Member.start(nursery, "bob", "dial", ada.invite, "--no-files")
+    await ada.sees("is here")
+    (tmp_path / "file").write_bytes(b"hello")
+    for command, answer in {
+        f"/send {bob.short} {tmp_path / 'file'}": "no files are taken here",
+        f"/send {bob.id} {tmp_path / 'missing'}": "No such file",
+        f"/send nobody {tmp_path / 'file'}": "no peer ids begin with 'nobody'",
+        "are you there?": "",
+    }.items():
+        await ada.types(command + "\n")
+        await ada.sees(answer)
+    await bob.sees(f"{ada.short} are you there?")
+
+
+def test_a_bar_is_redrawn_on_its_line_and_what_is_said_goes_above_it(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    terminal.live = True
+    with Progress(terminal, "to somebody: file", 2 * 1024**2) as progress:
+        progress(0)
+        terminal.line("hello")
+        progress(2 * 1024**2)
+    out, err = capsys.readouterr()
+    assert out == "hello\n"
+    drawn = [line.rstrip() for line in err.split("\r")]
+    assert drawn[1] == "to somebody: file [............] 0% 0 B, 0 B/s"
+    assert "to somebody: file [############] 100% 2 MiB, " in err
+    assert "\n" not in err
+    assert drawn[-1] == ""  # it is wiped out at the end
+
+
+# --- how it ends ------------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_identity_is_one_line_and_an_exit_code_of_its_own(ada: Member) -> None:
+    somebody_else = str(Identity.generate().id)
+    code, errors = await run_chat("dial", ada.invite.replace(ada.id, somebody_else))
+    assert code == 5
+    assert errors.count("\n") == 1
+    assert f"expected {somebody_else}, and {ada.id} answered" in errors
+
+
+async def test_a_rejection_is_one_line_and_an_exit_code_of_its_own(nursery: trio.Nursery) -> None:
+    choosy = await Member.start(nursery, "choosy", "listen", "--only", str(Identity.generate().id))
+    code, errors = await run_chat("dial", choosy.invite)
+    assert code == 4
+    assert errors.count("\n") == 1
+    assert "IDENTITY_UNKNOWN" in errors
+
+
+async def test_no_response_is_one_line_and_an_exit_code_of_its_own() -> None:
+    code, errors = await run_chat("dial", "tcp://127.0.0.1:1", "tcp://127.0.0.1:1")
+    assert code == 3
+    assert errors.count("\n") == 1
+    assert errors.startswith("* no response [127.0.0.1:1]: the port is closed")
+
+
+async def test_to_be_cut_off_before_we_are_in_the_room_is_one_line_and_an_exit_code_of_its_own() -> None:
+    async def cut(stream: Stream) -> None:
+        await stream.connection.aclose(CloseCode.GOING_AWAY, finish=0)
+
+    async with Peer(Identity.generate()) as host:
+        host.handle("room/1", cut)
+        code, errors = await run_chat("dial", (await host.listen("tcp://127.0.0.1:0")).invite)
+    assert code == 7
+    assert errors.count("\n") == 1
+    assert "closed the connection with GOING_AWAY" in errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
+async def test_an_interrupt_ends_it_without_a_traceback(ada: Member) -> None:
+    async with in_the_room(ada):
+        ada.process.send_signal(signal.SIGINT)
+        with trio.fail_after(TIME_LIMIT):
+            assert await ada.process.wait() == 130
+    assert not any("Traceback" in line for line in ada.seen)
 
 
 @pytest.mark.parametrize(
@@ -94,24 +259,14 @@ def test_no_response_is_one_line_and_an_exit_code_of_its_own() -> None:
         ("listen", "tcp://127.0.0.1:99999"),
     ],
 )
-def test_what_is_no_address_or_id_is_one_line_and_bad_usage(arguments: tuple[str, ...]) -> None:
-    chat = run(*CHAT, *arguments)
-    assert chat.returncode == 2
-    assert chat.stderr.count("\n") == 1
-    assert "Traceback" not in chat.stderr
-
-
-def test_the_listener_tells_when_it_was_cut_off() -> None:
-    with listening() as (listener, invite):
-        with subprocess.Popen([*CHAT, "dial", invite], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dialer:
-            assert dialer.stdout is not None
-            while b"is here" not in dialer.stdout.readline():
-                pass
-            dialer.kill()
-        _, errors = listener.communicate(timeout=TIME_LIMIT)
-    assert listener.returncode == 7
+async def test_what_is_no_address_or_id_is_one_line_and_bad_usage(arguments: tuple[str, ...]) -> None:
+    code, errors = await run_chat(*arguments)
+    assert code == 2
     assert errors.count("\n") == 1
-    assert "was cut" in errors or "broke" in errors
+    assert "Traceback" not in errors
+
+
+# --- the scripts -----------------------------------------------------------------------------------------------
 
 
 def test_the_smoke_run_of_the_chat_passes() -> None:

@@ -51,12 +51,16 @@ class Admission:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def admit(self, host: str, now: float) -> Slot:
-        """A slot for a greeting from this host. now: seconds, monotonic. Raises Busy."""
+        """A slot for a greeting from this host. now: seconds, monotonic. Raises Busy.
+
+        host: empty where the transport has no addresses, as on one machine; then only the total counts.
+        """
         network = _network_of(host)
-        if not self._take_token(network, now):
+        if network and not self._take_token(network, now):
             raise Busy(retry_after=1)
         limits = self._limits
-        if self._held >= limits.handshakes or self._held_by[network] >= limits.handshakes_per_address:
+        crowded = network and self._held_by[network] >= limits.handshakes_per_address
+        if crowded or self._held >= limits.handshakes:
             raise Busy(retry_after=max(1, round(limits.syn)))
         self._held += 1
         self._held_by[network] += 1

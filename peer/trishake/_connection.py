@@ -11,6 +11,7 @@ waits wakes with that cause.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ from trishake_protocol import (
     code_name,
     escape,
 )
-from trishake_protocol.limits import PING_LENGTH
+from trishake_protocol.limits import MAX_STREAMS, PING_LENGTH
 from trishake_protocol.messages import Close
 
 from ._errors import ConnectionClosed, StreamTimeout, UnknownProtocol
@@ -78,6 +79,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
         self._writer = Writer(session, self._carried, wire, nursery, self._write_failed)
         self._streams: dict[int, Stream] = {}
         """Those that neither the application has closed nor the other side has refused."""
+        self._in_use_of_theirs = 0
+        """How many of those the other side opened."""
         self._given_up: dict[int, None] = {}
         """Ours that we closed and the other side may not have: the first to go when there is no room for more."""
         self._settled = trio.lowlevel.ParkingLot()
@@ -171,17 +174,22 @@ class Connection(Greeted, trio.abc.AsyncResource):
             if self._closing:
                 raise ConnectionClosed(f"the connection to {self.peer} is being closed here", by_peer=False)
             if self._peer_leaves:
-                raise StreamRefusedError(self.peer, protocol, "it is closing the connection")
+                raise self._leaving(protocol)
             if not self._carried.can_open and self._given_up:
                 self._drop(next(iter(self._given_up)))
             if self._carried.can_open:
                 return
             await self._settled.park()
 
+    def _leaving(self, protocol: str) -> StreamRefusedError:
+        return StreamRefusedError(self.peer, protocol, "it is closing the connection")
+
     def forget(self, stream: Stream) -> None:
         """The application has closed it, or never had it."""
         if self._streams.pop(stream.id, None) is not None:
-            if stream.is_ours and stream.id in self._carried:
+            if not stream.is_ours:
+                self._in_use_of_theirs -= 1
+            elif stream.id in self._carried:
                 self._given_up[stream.id] = None
             self._settled.unpark_all()
 
@@ -212,6 +220,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
             self._writer.stop()
             dropped = ConnectionClosed(f"the connection to {self.peer} was dropped", by_peer=False)
             end = self._finish(dropped)
+            self._writer.stop()
             self._on_end(self, end)
             self._ended.set()
             await self._wire.abort()
@@ -221,7 +230,9 @@ class Connection(Greeted, trio.abc.AsyncResource):
         limits = self._limits
         while True:
             due = self._heard + limits.keepalive
-            if self._asked is not None:
+            if self._end is not None:
+                due = math.inf  # whoever closes has a deadline of his own
+            elif self._asked is not None:
                 due = self._asked + limits.keepalive_answer
             with trio.CancelScope(deadline=due):
                 await self._read()
@@ -247,6 +258,16 @@ class Connection(Greeted, trio.abc.AsyncResource):
         """Read until one of the two directions has ended it."""
         session, wire = self._session, self._wire
         while True:
+            # What came together with the last of the greeting is there before anything is read.
+            try:
+                while (event := session.next_event()) is not Wait.NEED_DATA:
+                    self._happen(event)
+            except RemoteProtocolError as error:
+                self._breach(error)
+            if self._violated or session.receiving is not Direction.OPEN or session.state is not State.OPEN:
+                return
+            if session.has_data_to_send:
+                self._writer.flush_soon()
             try:
                 data = await wire.receive(session.receive_room)
             except trio.BrokenResourceError as error:
@@ -257,15 +278,6 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 session.receive_data(data)
             else:
                 session.receive_eof()
-            try:
-                while (event := session.next_event()) is not Wait.NEED_DATA:
-                    self._happen(event)
-            except RemoteProtocolError as error:
-                self._breach(error)
-            if self._violated or session.receiving is not Direction.OPEN or session.state is not State.OPEN:
-                return
-            if session.has_data_to_send:
-                self._writer.flush_soon()
 
     def _happen(self, event: Event | Wait) -> None:
         match event:
@@ -295,6 +307,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     )
             case StreamReset(id_, abandoned):
                 if stream := self._streams.get(id_):
+                    if self._peer_leaves:  # it may be an open that crossed their GO AWAY
+                        stream.on_refused(self._leaving(stream.protocol))
                     stream.on_reset()
                 self._settle(id_)
                 if abandoned:
@@ -303,8 +317,10 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 self._peer_leaves = True
                 self._settled.unpark_all()
             case PongReceived(payload):
-                self._pongs = max(self._pongs, int.from_bytes(payload, "big"))
-                self._answers.unpark_all()
+                number = int.from_bytes(payload, "big")
+                if self._pongs < number <= self._pings:  # else it answers nothing that we have asked
+                    self._pongs = number
+                    self._answers.unpark_all()
             case CloseReceived(code, text):
                 self._closed_by_peer(code, text)
             case _:
@@ -317,6 +333,12 @@ class Connection(Greeted, trio.abc.AsyncResource):
             self._handlers.refused(self.peer, protocol, UNKNOWN)
             self._carried.refuse_unknown(id_)
             return
+        if self._in_use_of_theirs >= 2 * MAX_STREAMS:
+            # Those that they have reset are in use here until their handlers look; who never does is not started
+            # for ever.
+            self._carried.reset(id_)
+            return
+        self._in_use_of_theirs += 1
         stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=False)
         self._nursery.start_soon(self._serve, stream, handler)
 

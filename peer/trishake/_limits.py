@@ -13,7 +13,7 @@ class Limits:
     """
 
     connect: float = 10
-    """A TCP connection, names resolved."""
+    """A stream to the other side: its name looked up, connected, and the handshakes of TLS and WebSocket done."""
 
     syn: float = 5
     """Preface and SYN complete, from accept."""

@@ -33,6 +33,8 @@ class Listener(trio.abc.AsyncResource):
         self._closed = False
         self.greetings: Final[set[Greeter]] = set()
         """Those under way; kept by the peer."""
+        self.served: Final = trio.Event()
+        """Set once it is closed and the last of its greetings has ended, farewells and all."""
         self.addresses: Final = tuple(bound.address for bound in bounds)
         """Where it is bound: one address for each place, the port as the system gave it."""
         self.invites: Final = tuple(str(_reachable(address).with_peer(id_)) for address in self.addresses)
@@ -60,11 +62,16 @@ class Listener(trio.abc.AsyncResource):
 
     async def serve(self, greet: Callable[[trio.abc.Stream], Awaitable[None]]) -> None:
         """Accept and greet until closed. Run by the peer; greet: one greeting, whatever comes of it."""
-        async with trio.open_nursery() as nursery:
-            with self._scope:
-                async with trio.open_nursery() as accepting:
-                    for bound in self._bounds:
-                        accepting.start_soon(self._accept_from, bound.listener, greet, nursery)
+        try:
+            async with trio.open_nursery() as nursery:
+                with self._scope:
+                    async with trio.open_nursery() as accepting:
+                        for bound in self._bounds:
+                            accepting.start_soon(self._accept_from, bound.listener, greet, nursery)
+        finally:
+            with trio.CancelScope(shield=True):  # nothing in there waits
+                await self.aclose()
+            self.served.set()
 
     async def _accept_from(
         self,

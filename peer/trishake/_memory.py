@@ -125,7 +125,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        with self._sending.enter():
+        with self._sending:
             await trio.lowlevel.checkpoint()
             self._check_writable()
             rest = memoryview(data)
@@ -137,7 +137,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 rest = rest[room:]
 
     async def wait_send_all_might_not_block(self) -> None:
-        with self._sending.enter():
+        with self._sending:
             await trio.lowlevel.checkpoint()
             self._check_writable()
             await self._wait_for_room()
@@ -155,7 +155,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         """End our direction. Again, it does nothing."""
-        with self._sending.enter():
+        with self._sending:
             await trio.lowlevel.checkpoint()
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed here")
@@ -164,7 +164,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
-        with self._receiving.enter():
+        with self._receiving:
             await trio.lowlevel.checkpoint()
             pipe = self._incoming
             while not self._closed and not pipe.content and pipe.writable:

@@ -14,6 +14,7 @@ from trishake_protocol import (
     AlertCode,
     CloseCode,
     Identity,
+    InvalidPeerId,
     LocalProtocolError,
     Network,
     PeerId,
@@ -95,6 +96,8 @@ class Peer:
         self._registry = Registry(self.id, self._limits, self._close_soon)
         self._listeners: set[Listener] = set()
         self._keepers: set[Keeper] = set()
+        self._running: set[Connection] = set()
+        """Those that are open, and those that are not quite closed."""
         self._inbound: set[Session] = set()
         """Those that were dialed to us and that our policy has taken."""
         self._turning_away = 0
@@ -147,12 +150,12 @@ class Peer:
         async with trio.open_nursery() as nursery:
             for listener in list(self._listeners):
                 nursery.start_soon(self._close_listener, listener)
-            for connection in self._registry:
+            for connection in self._running:
                 nursery.start_soon(partial(connection.aclose, CloseCode.GOING_AWAY, finish=finish))
 
     async def _close_listener(self, listener: Listener) -> None:
         await listener.aclose()
-        self._listeners.discard(listener)
+        await listener.served.wait()
 
     def _block_entered(self) -> trio.Nursery:
         if self._nursery is None:
@@ -256,6 +259,7 @@ class Peer:
     def _open(self, session: Session, wire: Wire, meeting: Meeting, nursery: trio.Nursery) -> Connection:
         has_ended = partial(self._has_ended, session)
         connection = Connection(session, wire, meeting, self._limits, self._handlers, nursery, has_ended)
+        self._running.add(connection)
         nursery.start_soon(connection.run)
         self._registry.add(connection)
         self._tally.connected(connection)
@@ -263,6 +267,7 @@ class Peer:
 
     def _has_ended(self, session: Session, connection: Connection, closed: ConnectionClosed) -> None:
         self._inbound.discard(session)
+        self._running.discard(connection)
         self._registry.discard(connection)
         self._tally.disconnected(connection, closed)
 
@@ -323,7 +328,12 @@ class Peer:
 
     def _addresses_of(self, target: PeerId | Address | str, more: Sequence[Address | str]) -> list[Address]:
         if isinstance(target, str) and "://" not in target:
-            target = PeerId.parse(target)
+            try:
+                target = PeerId.parse(target)
+            except InvalidPeerId as error:
+                raise InvalidAddress(
+                    f"{target!r} is neither an address, such as tcp://host:port, nor a peer id: {error}"
+                ) from None
         known = self._addresses.of(target) if isinstance(target, PeerId) else [_address(target)]
         addresses = [*known, *map(_address, more)]
         for address in addresses:
@@ -366,6 +376,11 @@ class Peer:
         if dial.kept is not None:  # theirs came first, by a hair
             self._close_soon(connection, CloseCode.REPLACED)
             return dial.kept
+        try:
+            connection = await self._registry.settle(connection)
+        except trio.Cancelled:
+            await connection.aclose()
+            raise
         if greeter.leaving:  # we left in the moment of READY
             await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()
@@ -399,8 +414,14 @@ class Peer:
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
         self._listeners.add(listener)
-        nursery.start_soon(listener.serve, partial(self._welcome, listener, nursery))
+        nursery.start_soon(self._serve, listener, nursery)
         return listener
+
+    async def _serve(self, listener: Listener, nursery: trio.Nursery) -> None:
+        try:
+            await listener.serve(partial(self._welcome, listener, nursery))
+        finally:
+            self._listeners.discard(listener)
 
     async def _welcome(self, listener: Listener, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
         """Admit a dialer, or not, and greet it."""
@@ -417,7 +438,7 @@ class Peer:
         listener.greetings.add(greeter)
         try:
             async with AsyncExitStack() as turn:
-                greeter.objection = partial(self._object_to_initiator, session, turn)
+                greeter.objection = partial(self._object_to_initiator, greeter, turn)
                 with slot:
                     meeting = await greet_as_responder(greeter, slot.release)
                 connection = self._open(session, wire, meeting, nursery)
@@ -429,17 +450,17 @@ class Peer:
             listener.greetings.discard(greeter)
 
     async def _object_to_initiator(
-        self, session: Session, turn: AsyncExitStack, introduction: Introduction
+        self, greeter: Greeter, turn: AsyncExitStack, introduction: Introduction
     ) -> Rejection | None:
         """What stands against READY for one who dialed us: other connections with it, or no room."""
         if MUX not in introduction.greeting.caps:
             return _WITHOUT_STREAMS
         await turn.enter_async_context(self._registry.turn(introduction.peer))
-        if objection := await self._registry.objection(introduction.peer):
+        if objection := await self._registry.objection(introduction.peer, greeter.started):
             return objection
         if len(self._inbound) >= self._limits.connections:
             return reject(VerdictCode.CAPACITY, retry_after=_RETRY_WHEN_FULL)
-        self._inbound.add(session)
+        self._inbound.add(greeter.session)
         return None
 
     async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:

@@ -79,14 +79,16 @@ class Registry:
         return kept[-1] if kept else None
 
     def add(self, connection: Connection) -> None:
-        """A connection is open. Whatever it makes superfluous goes."""
-        kept = self._connections.setdefault(connection.peer, [])
-        kept.append(connection)
+        """A connection is open. Whatever it makes superfluous goes; one that we dialed is to be settled."""
+        self._connections.setdefault(connection.peer, []).append(connection)
         if connection.role is Role.RESPONDER:
+            if self._is_excess(connection) and self._own_id.key > connection.peer.key:
+                # Our own dial was READY while we said READY to theirs, and is kept.
+                self._replace(connection)
+                return
             self._overtake_dials(connection)
-        while len(kept) > self._limits.connections_per_identity:
-            # It was dead for the other side, or lost to ours in a crossing: the larger id's dial is kept.
-            self._replace(kept[0])
+        if self._dialed_first(connection) is None:
+            self._trim(connection.peer)
         for watcher in self._watchers:
             watcher.pending[connection] = None
         self._changed.unpark_all()
@@ -116,6 +118,44 @@ class Registry:
             await self._changed.park()
         return not self._left
 
+    async def settle(self, connection: Connection) -> Connection:
+        """Which connection a dial gives that has opened this one. A checkpoint only if others are in question.
+
+        Where both dials of a crossing have ended READY, the larger id's is kept, and its side closes the other.
+        """
+        peer = connection.peer
+        if peer in self._turns and self._own_id.key < peer.key:
+            async with self.turn(peer):  # our listener may be saying READY to theirs
+                pass
+        if (theirs := self._dialed_first(connection)) is not None:
+            # They have found it dead, or do not know yet that it is open; they do when their greeting is over.
+            with trio.CancelScope(deadline=theirs.opened_at + self._limits.greeting):
+                try:
+                    await theirs.ping()
+                except ConnectionClosed:
+                    pass
+                else:
+                    self._replace(connection)
+        self._trim(peer)
+        kept = self._connections.get(peer, [])
+        return connection if connection in kept or not kept else kept[-1]
+
+    def _is_excess(self, connection: Connection) -> bool:
+        kept = self._connections.get(connection.peer, [])
+        return connection in kept and len(kept) > self._limits.connections_per_identity
+
+    def _dialed_first(self, connection: Connection) -> Connection | None:
+        """Whose place this one would take, though the larger id has dialed it and we, the smaller, this one."""
+        if connection.role is Role.INITIATOR and self._own_id.key < connection.peer.key:
+            oldest = self._connections[connection.peer][0] if self._is_excess(connection) else None
+            return oldest if oldest is not None and oldest.role is Role.RESPONDER else None
+        return None
+
+    def _trim(self, peer: PeerId) -> None:
+        """The oldest are dead for the other side, or lost to ours in a crossing."""
+        while len(kept := self._connections.get(peer, [])) > self._limits.connections_per_identity:
+            self._replace(kept[0])
+
     def _replace(self, connection: Connection) -> None:
         self.discard(connection)
         self._close_soon(connection, CloseCode.REPLACED)
@@ -134,21 +174,25 @@ class Registry:
             if not statistics.locked and not statistics.tasks_waiting:
                 self._turns.pop(peer, None)
 
-    async def objection(self, peer: PeerId) -> Rejection | None:
+    async def objection(self, peer: PeerId, since: float) -> Rejection | None:
         """Why no further connection with this identity, which dials us, may open; None if it may.
 
-        To be asked in its turn. It takes at most `Limits.crossing` and `Limits.duplicate_ping`.
+        since: when its greeting began. To be asked in its turn. It takes at most `Limits.crossing` and
+        `Limits.duplicate_ping`.
         """
-        if self._own_id.key > peer.key and await self._own_dial_gets_there(peer):
+        if self._own_id.key > peer.key and await self._own_dial_gets_there(peer, since):
             return reject(VerdictCode.CROSSING)
         while len(kept := self._connections.get(peer, [])) >= self._limits.connections_per_identity:
-            if await self._is_alive(kept[0]):
+            # One that has opened since they began is not a dead one which they would replace.
+            if _crosses(kept[0], since) or await self._is_alive(kept[0]):
                 return reject(VerdictCode.DUPLICATE)
             self._replace(kept[0])
         return None
 
-    async def _own_dial_gets_there(self, peer: PeerId) -> bool:
+    async def _own_dial_gets_there(self, peer: PeerId, since: float) -> bool:
         """Of two dials that cross ours is kept; hold the verdict until it is known how ours ends."""
+        if any(_crosses(connection, since) for connection in self._connections.get(peer, [])):
+            return True
         with trio.move_on_after(self._limits.crossing):
             for dial in list(self._dials.values()):
                 if dial.target == peer:
@@ -197,21 +241,31 @@ class Registry:
         peer = dial.target
         if peer is None:
             return None
-        if reason is VerdictCode.CROSSING and dial.kept is None:
-            # They keep their own dial, and our listener may still be about to say READY to it.
+        kept: Connection | None = None
+        if reason is VerdictCode.DUPLICATE:
+            kept = dial.meanwhile.get(peer)
+        elif reason is VerdictCode.CROSSING:
+            # They keep their own dial. Our listener has said READY to it, before this dial began even, or will.
             with trio.move_on_after(self._limits.crossing):
-                while peer not in dial.meanwhile and await self.wait_change():
+                while (kept := dial.kept or self._dialed_by(peer)) is None and await self.wait_change():
                     pass
-        if reason in (VerdictCode.CROSSING, VerdictCode.DUPLICATE):
-            kept = dial.kept or dial.meanwhile.get(peer)
-            return kept if kept is not None and kept.is_open else None
-        return None
+        return kept if kept is not None and kept.is_open else None
+
+    def _dialed_by(self, peer: PeerId) -> Connection | None:
+        """The newest connection that they opened to us."""
+        kept = self._connections.get(peer, [])
+        return next((one for one in reversed(kept) if one.role is Role.RESPONDER and one.is_open), None)
 
     def _overtake_dials(self, connection: Connection) -> None:
         for dial in self._dials.values():
             dial.meanwhile[connection.peer] = connection
             if dial.target == connection.peer and self._own_id.key < connection.peer.key:
                 dial.overtake(connection)
+
+
+def _crosses(connection: Connection, since: float) -> bool:
+    """Whether a dial of ours has opened it while the other side's greeting, begun then, was under way."""
+    return connection.role is Role.INITIATOR and connection.opened_at > since and connection.is_open
 
 
 class Arrivals:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -11,6 +10,7 @@ import trio
 from trishake_protocol import PeerId, Streams
 
 from ._errors import StreamError, StreamReset
+from ._transport import OneCaller
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 64 * 1024
 """Bytes of one stream that are queued at a time: then it is another stream's turn."""
-
-_CRUMBS: Final = 4 * 1024
-"""Bytes below which what arrives is put together with what comes next."""
 
 
 class Stream(trio.abc.HalfCloseableStream):
@@ -44,13 +41,13 @@ class Stream(trio.abc.HalfCloseableStream):
         """Its number within the connection, the same on both sides."""
         self._streams = streams
         self._writer = writer
-        self._received: deque[bytes | bytearray] = deque()
+        self._received = bytearray()  # crumbs kept one by one would take many times the window
         self._their_half_finished = False
         self._our_half_finished = False
         self._reset = False
         self._closed = False
-        self._sending = False
-        self._receiving = False
+        self._sending = OneCaller("send")
+        self._receiving = OneCaller("receive")
         self._opened = False
         self._refusal: StreamError | None = None
         self._sender = trio.lowlevel.ParkingLot()
@@ -72,12 +69,9 @@ class Stream(trio.abc.HalfCloseableStream):
         Waits while the other side gives no credit: it reads what it has before it is sent more. Cancelled, some
         of it may have been sent, and the stream is whole: no record is ever torn.
         """
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this stream")
-        self._sending = True
-        try:
+        with self._sending:
             self._check_sendable()
-            view = memoryview(data)
+            view = memoryview(data).cast("B")
             if not view:
                 await trio.lowlevel.checkpoint()
             while view:
@@ -89,14 +83,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 else:
                     await self._sender.park()
                 self._check_sendable()
-        finally:
-            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this stream")
-        self._sending = True
-        try:
+        with self._sending:
             await trio.lowlevel.checkpoint()
             self._check_sendable()
             while self._writer.full or not self._streams.credit(self.id):
@@ -105,13 +94,11 @@ class Stream(trio.abc.HalfCloseableStream):
                 else:
                     await self._sender.park()
                 self._check_sendable()
-        finally:
-            self._sending = False
 
     async def send_eof(self) -> None:
         """End our half: the other side sees the end, and can go on sending. Again, it does nothing."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this stream")
+        self._sending.check()
+        self._check_closed()
         if not self._our_half_finished:
             self._check_sendable()
             self._finish()
@@ -133,10 +120,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """At least one byte, or none when the other side has ended its half. Cancelled, it has lost nothing."""
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
-        if self._receiving:
-            raise trio.BusyResourceError("another task is already receiving on this stream")
-        self._receiving = True
-        try:
+        with self._receiving:
             if self._received or self._their_half_finished:
                 await trio.lowlevel.checkpoint()
             while not self._received:
@@ -146,14 +130,11 @@ class Stream(trio.abc.HalfCloseableStream):
                 await self._receiver.park()
             self._check_closed()
             return self._take(max_bytes)
-        finally:
-            self._receiving = False
 
     def _take(self, max_bytes: int | None) -> bytes:
-        data = self._received.popleft()
-        if max_bytes is not None and len(data) > max_bytes:
-            self._received.appendleft(data[max_bytes:])
-            data = data[:max_bytes]
+        with memoryview(self._received) as view:
+            data = bytes(view[:max_bytes])
+        del self._received[: len(data)]
         self._streams.consume(self.id, len(data))
         if self._streams.unsent:
             self._writer.flush_soon()
@@ -221,12 +202,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._receiver.unpark_all()
 
     def on_data(self, data: bytes) -> None:
-        last = self._received[-1] if self._received else b""
-        if isinstance(last, bytearray) and len(last) < _CRUMBS:
-            last += data
-        else:
-            # Crumbs are gathered: an object for each byte would be forty times what the window allows.
-            self._received.append(data if len(data) >= _CRUMBS else bytearray(data))
+        self._received += data
         self._receiver.unpark_all()
 
     def on_finished(self) -> None:

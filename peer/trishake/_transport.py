@@ -12,9 +12,9 @@ import abc
 import errno
 import os
 import socket as stdlib_socket
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, ClassVar, Final, TypeAlias, cast
 
 import trio
@@ -179,16 +179,22 @@ def remote_endpoint(stream: trio.abc.Stream) -> tuple[str, int] | None:
 class OneCaller:
     """Lets one task at a time into one direction of a stream; another gets BusyResourceError."""
 
+    __slots__ = ("_inside", "_verb")
+
     def __init__(self, verb: str) -> None:
         self._verb = verb
         self._inside = False
 
-    @contextmanager
-    def enter(self) -> Generator[None]:
+    def __enter__(self) -> None:
+        self.check()
+        self._inside = True
+
+    def __exit__(
+        self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._inside = False
+
+    def check(self) -> None:
+        """Raises BusyResourceError while a task is inside."""
         if self._inside:
             raise trio.BusyResourceError(f"another task is already in {self._verb} on this stream")
-        self._inside = True
-        try:
-            yield
-        finally:
-            self._inside = False

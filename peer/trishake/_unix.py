@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket as stdlib_socket
 import stat
@@ -14,6 +15,8 @@ import trio
 
 from ._addresses import Address
 from ._transport import Bound, Place, Transport
+
+_log = logging.getLogger("trishake")
 
 _BACKLOG: Final = 128
 """Dialers who wait to be accepted; one more waits outside."""
@@ -73,7 +76,12 @@ class _UnixListener(trio.abc.Listener[trio.SocketStream]):
     async def aclose(self) -> None:
         # The file first: once the socket is closed, another process may put its own in this place.
         if self._file is not None and _identity(self._path) == self._file:
-            os.unlink(self._path)
+            try:
+                os.unlink(self._path)
+            except (
+                OSError
+            ) as error:  # the directory is not ours to change any more: the next one replaces the file
+                _log.warning("a socket file is left behind: %s", error)
         self._file = None
         await self._listener.aclose()
 
@@ -82,7 +90,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     """Which file it is: device and inode."""
     try:
         status = os.lstat(path)
-    except FileNotFoundError:
+    except OSError:  # gone, or not to be seen any more
         return None
     return status.st_dev, status.st_ino
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, cast
 
+import h11
 import trio
 from trio_websocket import (
     CloseReason,
@@ -48,6 +49,15 @@ _CLEAN_ENDS: Final = {1000, 1001, 1005}
 
 _UNSUPPORTED_DATA: Final = 1003
 
+_ANSWER: Final = b"HTTP/1.1 101"
+_REQUEST: Final = b"GET "
+"""How an upgrade begins on either side (RFC 6455, 4.1); what begins otherwise never reaches the library."""
+
+_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+_LIBRARY_ERRORS: Final = (HandshakeError, ConnectionClosed, ProtocolError, h11.ProtocolError, ValueError)
+"""What its reader raises: the last two where the other side's bytes are not what it or h11 expects."""
+
 
 class WebSocketStream(trio.abc.Stream):
     """One end of a WebSocket. It cannot half-close.
@@ -80,7 +90,7 @@ class WebSocketStream(trio.abc.Stream):
     @classmethod
     async def open(cls, stream: trio.abc.Stream, address: Address, nursery: trio.Nursery) -> WebSocketStream:
         """Dial's end. Raises NoResponse where no WebSocket answers; the stream below is closed then."""
-        carrier = _Carrier(stream)
+        carrier = _Carrier(stream, _ANSWER)
         upgrade = partial(
             wrap_client_stream,
             stream=cast("trio.SocketStream", carrier),  # any stream will do, whatever the library's types say
@@ -104,7 +114,7 @@ class WebSocketStream(trio.abc.Stream):
     @classmethod
     def accepted(cls, stream: trio.abc.Stream, path: str, nursery: trio.Nursery) -> WebSocketStream:
         """The listener's end. path: who asks for another one gets 404."""
-        carrier = _Carrier(stream)
+        carrier = _Carrier(stream, _REQUEST)
 
         async def upgrade(nursery: trio.Nursery) -> WebSocketConnection | None:
             request = await wrap_server_stream(nursery, carrier, _QUEUED_MESSAGES, _LARGEST_MESSAGE, _CHUNK)
@@ -123,6 +133,7 @@ class WebSocketStream(trio.abc.Stream):
             try:
                 self._nursery.start_soon(self._run)
             except RuntimeError as error:  # which is how a nursery that has ended says so
+                self._settled.set()
                 raise trio.BrokenResourceError("the peer to which this stream belongs has left") from error
         if not self._closed:
             await self._settled.wait()
@@ -141,7 +152,7 @@ class WebSocketStream(trio.abc.Stream):
                     await self.transport_stream.over.wait()
                     if self._connection is None:  # the library would wait for its answer for ever
                         nursery.cancel_scope.cancel()
-        except* (HandshakeError, ConnectionClosed, ProtocolError):
+        except* _LIBRARY_ERRORS:
             pass  # whoever reads or writes finds the connection closed, and says so
         finally:
             self._settled.set()
@@ -156,7 +167,7 @@ class WebSocketStream(trio.abc.Stream):
     # --- sending ------------------------------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        with self._sending.enter():
+        with self._sending:
             connection = await self._opened()
             if self._torn:
                 raise trio.BrokenResourceError("an earlier send was cancelled within a message")
@@ -170,7 +181,7 @@ class WebSocketStream(trio.abc.Stream):
                 self._torn = False
 
     async def wait_send_all_might_not_block(self) -> None:
-        with self._sending.enter():
+        with self._sending:
             await self._opened()
             await self.transport_stream.wait_send_all_might_not_block()
 
@@ -179,7 +190,7 @@ class WebSocketStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
-        with self._receiving.enter():
+        with self._receiving:
             connection = await self._opened()
             while not self._received:  # an empty message is no end
                 try:
@@ -232,11 +243,15 @@ class WebSocketStream(trio.abc.Stream):
 
 
 class _Carrier(trio.abc.Stream):
-    """The stream below, as the library gets it. It says what the library does not: what came before the upgrade,
-    and that nothing more will."""
+    """The stream below, as the library gets it. It says what the library does not: that nothing more will come.
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    beginning: of an upgrade, as the other side has to say it. What begins otherwise, or is too long, is broken off
+    here: the library waits for the end of anything that looks like HTTP, and fails in many ways at the rest.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, beginning: bytes) -> None:
         self.transport_stream: Final = stream
+        self._beginning = beginning
         self.heard: bytearray | None = bytearray()
         """What came before the upgrade; None after it."""
         self.over = trio.Event()
@@ -266,10 +281,19 @@ class _Carrier(trio.abc.Stream):
             self.over.set()
         elif self.heard is not None:
             self.heard += data
-            if len(self.heard) > _LONGEST_UPGRADE:
-                self.over.set()
-                raise trio.BrokenResourceError(f"more than {_LONGEST_UPGRADE} bytes, and no upgrade")
+            await self._check_upgrade(self.heard)
         return data
+
+    async def _check_upgrade(self, heard: bytearray) -> None:
+        upgrade = self._beginning.startswith(heard[: len(self._beginning)])
+        if upgrade and len(heard) <= _LONGEST_UPGRADE:
+            return
+        try:
+            if not upgrade and self._beginning == _REQUEST:
+                await self.send_all(_BAD_REQUEST)  # so that the dialer can tell what is spoken here
+        finally:
+            self.over.set()
+        raise trio.BrokenResourceError("what came is no WebSocket handshake")
 
     async def aclose(self) -> None:
         self.over.set()

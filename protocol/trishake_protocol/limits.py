@@ -103,7 +103,10 @@ HANDSHAKE_BUFFER: Final = 20 * 1024
 """Bytes kept for one greeting: the longest ACK, and some of the optimistic data behind it (section 12)."""
 
 REMEMBERED_RESETS: Final = 1024
-"""Streams that we reset and whose late frames we still expect; and resets that may be unsent (section 10).
+"""Streams that we reset and whose late frames we count (section 10)."""
 
-An honest peer has at most MAX_STREAMS of them under way.
+MAX_UNSENT_ANSWERS: Final = 1024
+"""Answers and resets that may wait to be written, for a peer that opens streams and does not read (section 10).
+
+An honest peer waits for the answers of MAX_STREAMS.
 """

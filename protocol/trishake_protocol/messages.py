@@ -547,7 +547,7 @@ class MuxType(enum.IntEnum):
     GO_AWAY = 3
 
 
-class MuxFlag(enum.IntFlag):
+class MuxFlag(enum.IntEnum):
     """The flags of a yamux frame; others are ignored."""
 
     NONE = 0

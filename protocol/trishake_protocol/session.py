@@ -204,9 +204,7 @@ class Session:
     @property
     def has_data_to_send(self) -> bool:
         """Whether `data_to_send` would give anything."""
-        return (
-            bool(self._outbox) or self._pong is not None or (self.streams is not None and self.streams.unsent > 0)
-        )
+        return bool(self._outbox) or self._pong is not None or bool(self._unsent_of_streams)
 
     @property
     def sending(self) -> Direction:
@@ -573,10 +571,16 @@ class Session:
         for start in range(0, len(data), size):
             self._queue_record(RecordType.DATA, bytes(data[start : start + size]))
 
-    def _take_streams(self) -> None:
-        """What the streams want to say, if our direction still carries it."""
+    @property
+    def _unsent_of_streams(self) -> int:
+        """Bytes that the streams want to say, if our direction carries them now."""
         machine = self._machine
-        if self.streams is not None and machine.state is State.OPEN and machine.sending is Direction.OPEN:
+        if self.streams is None or machine.state is not State.OPEN or machine.sending is not Direction.OPEN:
+            return 0
+        return self.streams.unsent
+
+    def _take_streams(self) -> None:
+        if self.streams is not None and self._unsent_of_streams:
             self._queue_all(memoryview(self.streams.data_to_send()))
 
     def _send_close(self, close: Close) -> None:

@@ -27,6 +27,7 @@ from .events import (
 from .limits import (
     MAX_STREAM_ID,
     MAX_STREAMS,
+    MAX_UNSENT_ANSWERS,
     MAX_WINDOW,
     MUX_HEADER,
     REMEMBERED_RESETS,
@@ -62,6 +63,7 @@ class Streams:
         self._streams: dict[int, _Stream] = {}
         self._open_by_us = 0
         self._reset_here: dict[int, int] = {}  # id → what is left of its window; oldest first
+        self._forgotten = 0  # the highest id that has been dropped from there
         self._leaving = False
 
         self._inbox = bytearray()
@@ -70,7 +72,7 @@ class Streams:
 
         self._outbox: list[bytes] = []
         self._unsent = 0
-        self._unsent_resets = 0
+        self._unsent_answers = 0  # to streams that they opened: accepted, refused or reset
         self._pong: int | None = None
 
     def __len__(self) -> int:
@@ -92,9 +94,9 @@ class Streams:
         return self._unsent + (0 if self._pong is None else MUX_HEADER)
 
     def credit(self, id_: int) -> int:
-        """How many bytes of this stream `send` would take now; 0 if it is over."""
+        """How many bytes of this stream `send` would take now; 0 if our half is finished, or it is over."""
         stream = self._streams.get(id_)
-        return 0 if stream is None else stream.send_window
+        return 0 if stream is None or stream.machine.sending is Half.FINISHED else stream.send_window
 
     # --- what the application does ----------------------------------------------------------------------
 
@@ -198,7 +200,7 @@ class Streams:
             self._pong = None
         data = b"".join(self._outbox)
         self._outbox.clear()
-        self._unsent = self._unsent_resets = 0
+        self._unsent = self._unsent_answers = 0
         return data
 
     # --- reading ----------------------------------------------------------------------------------------
@@ -221,10 +223,8 @@ class Streams:
         if stream is not None:
             stream.machine.received(Part.DATA)
             window = stream.receive_window
-        elif frame.stream in self._reset_here:
-            window = self._reset_here[frame.stream]
         else:
-            raise _breach(f"DATA for stream {frame.stream}, which is over")
+            window = self._window_of_reset(frame.stream)
         if frame.length > window:
             raise RemoteProtocolError(
                 f"DATA of {frame.length} bytes for stream {frame.stream}, whose window is {window}",
@@ -232,12 +232,20 @@ class Streams:
             )
         if stream is not None:
             stream.receive_window -= frame.length
-        else:
+        elif frame.stream in self._reset_here:
             self._reset_here[frame.stream] -= frame.length
         if frame.length:
             self._body = frame, frame.length
         else:
             self._read_flags(frame)
+
+    def _window_of_reset(self, id_: int) -> int:
+        """What may still come for a stream that was reset here; a whole window if we no longer know."""
+        if id_ in self._reset_here:
+            return self._reset_here[id_]
+        if id_ <= self._forgotten:
+            return STREAM_WINDOW
+        raise _breach(f"DATA for stream {id_}, which is over")
 
     def _read_body(self, frame: MuxFrame, left: int) -> None:
         """As much of the body of DATA as is there."""
@@ -299,10 +307,10 @@ class Streams:
         return self._streams.get(id_)
 
     def _open_for_them(self, id_: int) -> _Stream | None:
-        if not id_ or id_ % 2 == self._our_parity or id_ <= self._last_theirs:
+        if id_ % 2 == self._our_parity or id_ <= self._last_theirs:
             raise _breach(f"stream {id_} was opened: the last was {self._last_theirs}, or it is not theirs")
-        if self._unsent_resets >= REMEMBERED_RESETS:
-            raise _breach("streams are opened faster than our refusals of them are read")
+        if self._unsent_answers >= MAX_UNSENT_ANSWERS:
+            raise _breach("streams are opened faster than our answers are read")
         self._last_theirs = id_
         if self._leaving or len(self._streams) - self._open_by_us >= MAX_STREAMS:
             self._reset(id_, STREAM_WINDOW)
@@ -380,6 +388,7 @@ class Streams:
         encoded = answer.encode()
         stream = self._known(id_)
         stream.machine.greet(input_)
+        self._unsent_answers += 1
         self._queue_data(stream, encoded, MuxFlag.ACK)
         if answer.verdict is not StreamVerdict.ACCEPTED:
             self._finish(stream)
@@ -392,11 +401,13 @@ class Streams:
     def _reset(self, id_: int, window: int) -> None:
         """Say RST, and expect what is under way: it counts against the window, and is dropped."""
         if id_ % 2 != self._our_parity:
-            self._unsent_resets += 1
+            self._unsent_answers += 1
         self._queue(MuxFrame(MuxType.WINDOW_UPDATE, MuxFlag.RST, id_, 0))
         self._reset_here[id_] = window
         if len(self._reset_here) > REMEMBERED_RESETS:
-            del self._reset_here[next(iter(self._reset_here))]
+            oldest = next(iter(self._reset_here))
+            del self._reset_here[oldest]
+            self._forgotten = max(self._forgotten, oldest)
 
     def _forget_if_over(self, id_: int, stream: _Stream) -> None:
         if stream.machine.over:

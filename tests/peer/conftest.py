@@ -3,6 +3,8 @@
 memory, lockstep, tcp   pairs of streams; a scenario runs over each by parameter
 meet, outcomes          two real ends greet over such a pair
 ByHand                  one end in our hands: real Noise, and inside it whatever a test wants
+met, linked             two connections with streams: of two Peers over TCP, or over such a pair
+linked_by_hand          one of them, and the other end in our hands
 relayed                 a man in the middle, who changes what passes
 serving                 a TCP port behind which a script stands
 """
@@ -19,33 +21,46 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
 
 from trishake import (
+    Connection,
     DialError,
     Identity,
     Limits,
     Listener,
     Network,
     Observer,
+    Peer,
     PeerId,
     Progress,
     Role,
     SecureStream,
+    Stream,
+    StreamHandler,
     Suite,
     VerdictCode,
+    anyone,
     initiate,
     respond,
 )
+from trishake._greeting import Greeter, greet_as_initiator, greet_as_responder
+from trishake._handlers import Handler, Handlers
+from trishake._wire import Wire
+from trishake_protocol import Profile, Session
 from trishake_protocol.identity import GreetingContext
+from trishake_protocol.limits import MUX
 from trishake_protocol.messages import (
     Close,
     FrameType,
     Greeting,
+    MuxFlag,
+    MuxFrame,
+    MuxType,
     Preface,
     RecordType,
     Verdict,
@@ -71,6 +86,9 @@ QUICK: Final = Limits(
     drain_after_alert=0.3,
     drain_after_verdict=0.3,
     close=0.3,
+    duplicate_ping=0.5,
+    crossing=0.5,
+    finish=0.3,
 )
 """For real sockets: long enough for a slow machine to greet, short where a test has to see the end."""
 
@@ -275,10 +293,11 @@ async def outcomes(
     return ends[Role.INITIATOR], ends[Role.RESPONDER]
 
 
-async def outcome(
-    call: Callable[..., Awaitable[SecureStream]], *args: Any, **options: Any
-) -> SecureStream | DialError:
-    """The connection, or the error of whichever kind."""
+_Opened = TypeVar("_Opened", SecureStream, Connection)
+
+
+async def outcome(call: Callable[..., Awaitable[_Opened]], *args: Any, **options: Any) -> _Opened | DialError:
+    """What a greeting opened, or the error of whichever kind."""
     try:
         return await call(*args, **options)
     except DialError as error:
@@ -314,7 +333,8 @@ class ByHand:
     """One side of a greeting, step by step: what goes into each message is the test's choice.
 
     Sends nothing by itself: `flight`, `syn_ack`, `ack`, `record` give bytes, `say` writes them.
-    identity: who signs. static_key: instead of the identity's own.
+    identity: who signs. static_key: instead of the identity's own. caps: by default streams, without which no
+        Peer goes on; who meets `initiate` or `respond`, which have none, speaks as if it had said nothing.
     """
 
     def __init__(
@@ -326,6 +346,7 @@ class ByHand:
         network: Network | None = None,
         static_key: KeyPair | None = None,
         version_max: int = 1,
+        caps: tuple[str, ...] = (MUX,),
     ) -> None:
         self.stream = stream
         self.identity = identity
@@ -334,6 +355,7 @@ class ByHand:
         self.static_key = static_key or identity.static_key
         self.offers = (suite.id,)
         self.version_max = version_max
+        self.caps = caps
         self.heard = b""
         """Every byte that the other side has sent."""
         self.read = 0
@@ -414,7 +436,7 @@ class ByHand:
     def honest(self, **changes: Any) -> Greeting:
         """An honest greeting, but for these fields."""
         said = Greeting(self.role.value, self.identity.id.key, self.offers, NOW, vers=(1, self.version_max))
-        return replace(said, **changes)
+        return replace(said, **{"caps": self.caps, **changes})
 
     def syn_ack(self, greeting: Greeting | bytes | None = None, **parts: Any) -> bytes:
         return self._greet(FrameType.SYN_ACK, greeting, **parts)
@@ -522,6 +544,133 @@ def alert(code: int, detail: bytes = b"") -> bytes:
     return encode_frame(FrameType.ALERT, bytes((code,)) + detail)
 
 
+# --- connections with streams ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Met:
+    """Two peers, and the connection that Ada has dialed: her end and Bob's."""
+
+    ada: Peer
+    bob: Peer
+    at_ada: Connection
+    at_bob: Connection
+
+
+@asynccontextmanager
+async def met(*, ada: dict[str, Any] | None = None, bob: dict[str, Any] | None = None) -> AsyncIterator[Met]:
+    """Over TCP. ada, bob: what a `Peer` takes. What is open at the end is cut short."""
+    options: dict[str, Any] = {"limits": QUICK, "suites": (CLASSICAL.id,)}
+    async with Peer(BOB, **{**options, **(bob or {})}) as host, Peer(ADA, **{**options, **(ada or {})}) as guest:
+        at_guest = await guest.dial((await host.listen(ANYWHERE)).invite)
+        yield Met(guest, host, at_guest, await arrival(host))
+        await guest.aclose(finish=0)
+
+
+class Keep:
+    """A handler that gives its streams to the test, and leaves them open."""
+
+    def __init__(self) -> None:
+        self._give, self._taken = trio.open_memory_channel[Stream](float("inf"))
+
+    async def __call__(self, stream: Stream) -> None:
+        self._give.send_nowait(stream)
+        await trio.sleep_forever()
+
+    async def open(self, connection: Connection, protocol: str = "keep/1") -> tuple[Stream, Stream]:
+        """A stream from here, and its other end."""
+        here = await connection.open_stream(protocol)
+        return here, await self._taken.receive()
+
+
+async def open_over(
+    stream: trio.abc.Stream,
+    role: Role,
+    nursery: trio.Nursery,
+    *,
+    limits: Limits = QUICK,
+    handlers: dict[str, StreamHandler] | None = None,
+) -> Connection:
+    """A connection over any stream, as a Peer makes them over sockets: Ada's is the initiator's."""
+    profile = Profile(Network(), (CLASSICAL.id,), caps=(MUX,))
+    if role is Role.INITIATOR:
+        session = Session.initiator(ADA, profile, now=NOW)
+    else:
+        session = Session.responder(BOB, profile, now=NOW)
+    greeter = Greeter(
+        session,
+        Wire.over(stream),
+        trust=anyone,
+        limits=limits,
+        observer=Observer(),
+        address=None,
+        started=trio.current_time(),
+    )
+    greet = greet_as_initiator if role is Role.INITIATOR else greet_as_responder
+    meeting = await greet(greeter)
+    known = Handlers(limits, Observer())
+    for protocol, function in (handlers or {}).items():
+        known.add(Handler(protocol, function, None))
+    connection = Connection(session, greeter.wire, meeting, limits, known, nursery, lambda *_: None)
+    nursery.start_soon(connection.run)
+    return connection
+
+
+@asynccontextmanager
+async def linked(
+    transport: StreamPairMaker, *, limits: Limits = QUICK, handlers: dict[str, StreamHandler] | None = None
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """Ada's connection and Bob's, over such a pair. handlers: Bob's."""
+    at_ada, at_bob = await transport()
+    ends: dict[Role, Connection] = {}
+    async with trio.open_nursery() as nursery:
+
+        async def greet(stream: trio.abc.Stream, role: Role) -> None:
+            ends[role] = await open_over(stream, role, nursery, limits=limits, handlers=handlers)
+
+        async with trio.open_nursery() as greeting:
+            greeting.start_soon(greet, at_ada, Role.INITIATOR)
+            greeting.start_soon(greet, at_bob, Role.RESPONDER)
+        yield ends[Role.INITIATOR], ends[Role.RESPONDER]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def linked_by_hand(
+    transport: StreamPairMaker, *, limits: Limits = QUICK
+) -> AsyncIterator[tuple[Connection, ByHand]]:
+    """Ada's connection, who dialed, and the other end in our hands; READY has been said."""
+    at_ada, at_hand = await transport()
+    hand = ByHand(at_hand)
+    ends: list[Connection] = []
+    async with trio.open_nursery() as nursery:
+
+        async def dial() -> None:
+            ends.append(await open_over(at_ada, Role.INITIATOR, nursery, limits=limits))
+
+        async with trio.open_nursery() as greeting:
+            greeting.start_soon(dial)
+            await answer_by_hand(hand)
+            await hand.say(ready(hand))
+        yield ends[0], hand
+        nursery.cancel_scope.cancel()
+
+
+def mux(type_: MuxType, flags: MuxFlag, stream: int, body: bytes = b"", *, length: int | None = None) -> bytes:
+    """A frame of a stream, for a DATA record. length: what it claims, if not that of its body."""
+    return MuxFrame(type_, flags, stream, len(body) if length is None else length).encode() + body
+
+
+def accepted(stream: int) -> bytes:
+    """The answer that takes a stream."""
+    return mux(MuxType.DATA, MuxFlag.ACK, stream, b"\x00")
+
+
+def opening(stream: int, protocol: str, flags: MuxFlag = MuxFlag.SYN) -> bytes:
+    said = protocol.encode()
+    return mux(MuxType.DATA, flags, stream, bytes((len(said),)) + said)
+
+
 # --- in the middle --------------------------------------------------------------------------------------
 
 Change = Callable[[Role, int, bytes], Iterable[bytes]]
@@ -548,7 +697,7 @@ async def _carry(
     try:
         while data := await source.receive_some():
             buffer += data
-            while (length := _frame_length(buffer, preface=sender is Role.INITIATOR and number == 0)) and (
+            while (length := frame_length(buffer, preface=sender is Role.INITIATOR and number == 0)) and (
                 len(buffer) >= length
             ):
                 frame = bytes(buffer[:length])
@@ -563,7 +712,7 @@ async def _carry(
         await trio.aclose_forcefully(sink)
 
 
-def _frame_length(buffer: bytearray, *, preface: bool) -> int:
+def frame_length(buffer: bytearray, *, preface: bool) -> int:
     """Of the frame in front; 0 while that cannot be told."""
     if preface:
         return 19 + 2 * buffer[8] + int.from_bytes(buffer[9:11], "big") if len(buffer) >= 11 else 0
@@ -587,6 +736,11 @@ async def serving(script: Callable[[trio.SocketStream], Awaitable[None]]) -> Asy
 async def connect(listener: Listener) -> trio.SocketStream:
     """A dialer who has not said anything yet."""
     return await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port)
+
+
+async def arrival(peer: Peer) -> Connection:
+    """The first connection that is open at this peer, or opens."""
+    return await anext(peer.arrivals())
 
 
 async def closed_port() -> int:

@@ -27,7 +27,12 @@ from trishake import (
     Rejected,
     RemoteProtocolError,
     RequestFailed,
+    StreamError,
+    StreamRefused,
+    StreamReset,
+    StreamTimeout,
     TrishakeError,
+    UnknownProtocol,
     Untrusted,
     VerdictCode,
     WrongIdentity,
@@ -63,6 +68,11 @@ def at(error: DialError) -> str:
         (MessageTooLarge, {ValueError}),
         (BadMessage, set()),
         (RequestFailed, set()),
+        (StreamError, set()),
+        (UnknownProtocol, {StreamError}),
+        (StreamRefused, {StreamError}),
+        (StreamTimeout, {StreamError, trio.TooSlowError}),
+        (StreamReset, {StreamError, trio.BrokenResourceError}),
         (InvalidAddress, {ValueError}),
         (InvalidPeerId, {ValueError}),
         (LocalProtocolError, {ProtocolError}),
@@ -74,6 +84,8 @@ def test_every_error_hangs_in_the_tree(error: type[Exception], parents: set[type
     everything |= {ConnectionClosed, InvalidAddress, InvalidPeerId, ProtocolError, trio.BrokenResourceError}
     everything |= {LocalProtocolError, RemoteProtocolError, ValueError}
     everything |= {MessageTooLarge, BadMessage, RequestFailed}
+    everything |= {LocalProtocolError, RemoteProtocolError, ValueError, trio.TooSlowError}
+    everything |= {StreamError, UnknownProtocol, StreamRefused, StreamTimeout, StreamReset}
     assert issubclass(error, TrishakeError)
     assert {other for other in everything if issubclass(error, other)} == parents | {error}
 
@@ -218,6 +230,28 @@ def test_the_other_sides_text_is_escaped_before_it_is_shown(error: DialError) ->
 
 def test_the_text_itself_is_kept_as_it_came() -> None:
     assert Rejected(VerdictCode.POLICY, text=HOSTILE, authenticated=True).text == HOSTILE
+
+
+OF_STREAMS = [
+    UnknownProtocol(BOB.id, HOSTILE),
+    StreamRefused(BOB.id, HOSTILE, HOSTILE),
+    StreamTimeout(BOB.id, HOSTILE, 10),
+    StreamReset(BOB.id, HOSTILE),
+]
+
+
+@pytest.mark.parametrize("error", OF_STREAMS, ids=lambda error: type(error).__name__)
+def test_an_error_of_a_stream_says_which_and_with_whom_and_is_harmless_to_show(error: StreamError) -> None:
+    assert (error.peer, error.protocol) == (BOB.id, HOSTILE)
+    assert str(BOB.id) in str(error)
+    assert_harmless(str(error))
+
+
+def test_a_refused_stream_has_the_other_sides_words_or_none() -> None:
+    assert StreamRefused(BOB.id, "chat/1", HOSTILE).text == HOSTILE
+    assert str(StreamRefused(BOB.id, "chat/1")) == (
+        f"'chat/1' with {BOB.id}: it refused the stream. Ask who runs it."
+    )
 
 
 def assert_harmless(shown: str) -> None:

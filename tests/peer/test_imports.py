@@ -19,7 +19,7 @@ THIRD_PARTIES = {"trio"}
 THIRD_PARTIES_OF = {
     "_messages": {"msgpack"},
     "_tls": {"cryptography"},
-    "_websocket_stream": {"trio_websocket", "wsproto"},
+    "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }
 """And what one module alone does: values, a certificate, and the extra `websocket`."""
 
@@ -92,7 +92,13 @@ def test_within_the_runtime_no_import_leads_back() -> None:
         ("_wire", "_greeting"),
         ("_greeting", "_connection"),
         ("_trust", "_greeting"),
-        ("_connection", "_listener"),
+        ("_greeting", "_secure_stream"),
+        ("_stream", "_connection"),
+        ("_writer", "_connection"),
+        ("_handlers", "_connection"),
+        ("_connection", "_registry"),
+        ("_connection", "_statistics"),
+        ("_registry", "_peer"),
         ("_listener", "_peer"),
         ("_transport", "_tcp"),
         ("_tls", "_websocket"),

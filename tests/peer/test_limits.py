@@ -33,7 +33,17 @@ def section_12() -> dict[str, str]:
             (Limits().handshakes, Limits().handshakes_per_address),
         ),
         ("handshake rate per address", (Limits().handshake_rate, Limits().handshake_burst)),
-        ("connections / per identity", (Limits().connections,)),
+        (
+            "connections that others dialed / per identity",
+            (Limits().connections, Limits().connections_per_identity),
+        ),
+        ("ping of a connection that another would replace", (Limits().duplicate_ping,)),
+        ("verdict held, or kept connection awaited, when dials cross", (Limits().crossing,)),
+        ("answer to a stream that is opened", (Limits().open_stream,)),
+        ("request to be there once its stream is open; its reply to be taken", (Limits().request,)),
+        ("streams to finish when a connection is closed", (Limits().finish,)),
+        ("streams opened and reset, unanswered", (Limits().resets_per_second,)),
+        ("keepalive ping / its answer", (Limits().keepalive, Limits().keepalive_answer)),
     ],
 )
 def test_a_default_is_what_the_specification_says(row: str, numbers: tuple[float, ...]) -> None:
@@ -46,6 +56,16 @@ def test_how_long_a_refused_peer_is_drained_is_what_section_8_says() -> None:
     assert "at most 1 s after an ALERT, 5 s after a VERDICT, 256 KiB" in text
     limits = Limits()
     assert (limits.drain_after_alert, limits.drain_after_verdict, limits.drain_bytes) == (1, 5, 256 * 1024)
+
+
+def test_how_crossing_and_duplicates_are_told_apart_in_time_is_what_section_11_says() -> None:
+    section = SPECIFICATION.read_text(encoding="utf-8").partition("## 11. ")[2].partition("\n## ")[0]
+    assert re.findall(r"\(2 s\)|≤ 3 s", section) == ["(2 s)", "≤ 3 s"]
+    assert (Limits().duplicate_ping, Limits().crossing) == (2, 3)
+
+
+def test_how_many_resets_a_second_are_borne_is_what_section_10_says() -> None:
+    assert f"more than {Limits().resets_per_second} streams a second" in SPECIFICATION.read_text(encoding="utf-8")
 
 
 def test_limits_are_named_and_never_change() -> None:

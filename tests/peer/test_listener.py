@@ -12,11 +12,24 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from trishake import Connection, Limits, Listener, Peer, VerdictCode
+from trishake import CloseCode, Connection, Limits, Listener, Peer, VerdictCode
 from trishake_protocol.messages import FrameType, encode_frame
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, ANYWHERE, BOB, QUICK, ByHand, Watch, call_by_hand, connect, outcome, read_to_end, reset
+from .conftest import (
+    ADA,
+    ANYWHERE,
+    BOB,
+    QUICK,
+    ByHand,
+    Watch,
+    arrival,
+    call_by_hand,
+    connect,
+    outcome,
+    read_to_end,
+    reset,
+)
 
 OPEN_TO_ALL = Limits(syn=2, drain_after_alert=0.1, drain_after_verdict=0.1, close=0.1, handshake_burst=10**6)
 
@@ -113,11 +126,11 @@ async def test_one_who_breaks_the_protocol_behind_ready_ends_his_own_connection_
             hand = ByHand(stream)
             await call_by_hand(hand, BOB.id)
             assert (await hand.hear_verdict()).code is VerdictCode.READY
-            at_bob = await listener.accept()
+            at_bob = await arrival(bob)
             await hand.say(encode_frame(FrameType.RECORD, bytes(100)))
-            with pytest.raises(trio.BrokenResourceError):
-                await at_bob.receive_some()
-            await at_bob.aclose()
+            end = await at_bob.closed()
+            assert (end.code, end.by_peer) == (CloseCode.PROTOCOL, False)
+            assert (await hand.hear_close()).code is CloseCode.PROTOCOL
         assert await still_greets(listener)
 
 
@@ -171,7 +184,7 @@ async def main():
     with trio.fail_after(30):
         async with bob, Peer(Identity.generate(), limits=Limits(close=0.2)) as ada:
             listener = await bob.listen("tcp://127.0.0.1:0")
-            await ada.dial(listener.invite)  # what is loaded late is loaded now
+            await (await ada.dial(listener.invite)).aclose()  # what is loaded late is loaded now
             clients = [socket.socket() for _ in range(4)]
             allow_descriptors(1 + max(int(fd) for fd in os.listdir("/proc/self/fd")))
             for client in clients:
@@ -218,22 +231,8 @@ async def test_closing_a_listener_twice_is_fine() -> None:
         listener = await bob.listen(ANYWHERE)
         await listener.aclose()
         await listener.aclose()
-        with pytest.raises(trio.ClosedResourceError):
-            await listener.accept()
-        assert [connection async for connection in listener] == []
-
-
-async def test_whoever_waits_in_accept_wakes_when_the_listener_is_closed() -> None:
-    async with Peer(BOB) as bob, trio.open_nursery() as nursery:
-        listener = await bob.listen(ANYWHERE)
-
-        async def wait() -> None:
-            with pytest.raises(trio.ClosedResourceError, match="listener was closed"):
-                await listener.accept()
-
-        nursery.start_soon(wait)
-        await trio.testing.wait_all_tasks_blocked()
-        await listener.aclose()
+        with pytest.raises(OSError, match="all attempts"):
+            await connect(listener)
 
 
 async def test_its_repr_says_where_it_listens() -> None:

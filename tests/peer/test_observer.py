@@ -8,7 +8,6 @@ import trio
 from trishake import (
     AlertCode,
     Cause,
-    Connection,
     DialError,
     Limits,
     NoResponse,
@@ -18,6 +17,7 @@ from trishake import (
     Refused,
     Rejected,
     Role,
+    SecureStream,
     Step,
     Untrusted,
     VerdictCode,
@@ -33,6 +33,7 @@ from .conftest import (
     QUICK,
     StreamPairMaker,
     Watch,
+    arrival,
     closed_port,
     outcomes,
     side,
@@ -56,8 +57,8 @@ def test_the_steps_are_numbered_as_in_the_specification() -> None:
 async def test_the_two_sides_see_the_seven_steps_and_the_last_one_both(transport: StreamPairMaker) -> None:
     at_ada, at_bob = Watch(), Watch()
     ada, bob = await outcomes(await transport(), side(ADA, observer=at_ada), side(BOB, observer=at_bob))
-    assert isinstance(ada, Connection)
-    assert isinstance(bob, Connection)
+    assert isinstance(ada, SecureStream)
+    assert isinstance(bob, SecureStream)
     known = ada.session_id
     assert [(seen.step, seen.peer, seen.session_id) for seen in at_ada.steps] == [
         (Step.SYN_SENT, None, None),
@@ -131,7 +132,7 @@ async def test_each_greeting_of_a_listener_is_seen_with_where_it_came_from() -> 
         with pytest.raises(Rejected) as caught:
             await eve.dial(listener.invite)
         connection = await ada.dial(listener.invite)
-        at_bob = await listener.accept()
+        at_bob = await arrival(bob)
         assert watch.steps[-1].address == at_bob.address == connection.seen
     ((role, error),) = watch.failures
     assert role is Role.RESPONDER
@@ -169,8 +170,8 @@ async def test_who_is_turned_away_is_seen() -> None:
 
 async def test_an_observer_that_watches_nothing_is_the_default_one() -> None:
     ada, bob = await outcomes(await tcp_pair(), side(ADA, observer=Observer()), side(BOB))
-    assert isinstance(ada, Connection)
-    assert isinstance(bob, Connection)
+    assert isinstance(ada, SecureStream)
+    assert isinstance(bob, SecureStream)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ada.aclose)
         nursery.start_soon(bob.aclose)

@@ -7,6 +7,7 @@ import socket as stdlib_socket
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,16 +33,20 @@ from trishake import (
     Network,
     NoResponse,
     Peer,
+    PeerId,
     Refused,
     Rejected,
     Role,
     Step,
+    Stream,
     Untrusted,
     VerdictCode,
     WrongIdentity,
     accept,
     anyone,
+    initiate,
     only,
+    respond,
 )
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, HYBRID_PSK
 
@@ -57,6 +62,7 @@ from .conftest import (
     Resolver,
     Watch,
     alert,
+    arrival,
     call_by_hand,
     cancelled_at,
     connect,
@@ -80,6 +86,10 @@ async def by_hand(listener: Listener, **options: Any) -> AsyncIterator[ByHand]:
     """A dialer in our hands."""
     async with await connect(listener) as stream:
         yield ByHand(stream, **options)
+
+
+TWO_EACH = replace(QUICK, connections_per_identity=2)
+"""For who meets the same peer twice."""
 
 
 def collect_quietly() -> None:
@@ -108,13 +118,21 @@ async def test_two_peers_meet_by_invite_and_talk() -> None:
         Peer(ADA, limits=QUICK) as ada,
         Peer(EVE, limits=QUICK) as eve,
     ):
+        heard: list[tuple[PeerId, bytes]] = []
+
+        @bob.handle("say/1")
+        async def listen(stream: Stream) -> None:
+            heard.append((stream.peer, await read_to_end(stream)))
+            await stream.send_all(b"heard")
+
         listener = await bob.listen(ANYWHERE)
-        async with await ada.dial(listener.invite) as stream:
-            at_bob = await listener.accept()
+        connection = await ada.dial(listener.invite)
+        async with await connection.open_stream("say/1") as stream:
             await stream.send_all(b"hello")
-            assert at_bob.peer == ada.id == ADA.id
-            assert await at_bob.receive_some() == b"hello"
-            await at_bob.aclose()
+            await stream.send_eof()
+            assert await read_to_end(stream) == b"heard"
+        assert heard == [(ADA.id, b"hello")]
+        assert ada.id == ADA.id
         with pytest.raises(Rejected, match="IDENTITY_UNKNOWN"):
             await eve.dial(listener.invite)
 
@@ -143,10 +161,8 @@ async def test_peers_meet_over_ipv6() -> None:
         port = listener.addresses[0].port
         assert listener.invite == f"tcp://{BOB.id}@[::1]:{port}"
         async with await ada.dial(listener.invite) as connection:
-            at_bob = await listener.accept()
             assert connection.address == f"[::1]:{port}"
-            assert connection.seen == at_bob.address
-            await at_bob.aclose()
+            assert connection.seen == (await arrival(bob)).address
 
 
 @pytest.mark.parametrize("upper", [False, True])
@@ -155,8 +171,8 @@ async def test_an_invite_may_be_an_address_or_a_text_of_either_case(upper: bool)
         listener = await bob.listen(Address("127.0.0.1", 0))
         text = listener.invite.replace(str(BOB.id), str(BOB.id).upper()) if upper else listener.invite
         for invite in (text, Address.parse(text)):
-            connection = await ada.dial(invite)
-            assert connection.peer == BOB.id
+            async with await ada.dial(invite) as connection:
+                assert connection.peer == BOB.id
 
 
 async def test_without_an_id_whoever_the_policy_takes_will_do() -> None:
@@ -186,7 +202,7 @@ async def test_whoever_answers_instead_of_the_one_who_was_dialed_is_refused() ->
 
 
 async def test_two_may_be_dialed_at_once_and_by_one() -> None:
-    async with peer(BOB) as bob, peer(ADA) as ada, peer(EVE) as eve:
+    async with peer(BOB, limits=TWO_EACH) as bob, peer(ADA, limits=TWO_EACH) as ada, peer(EVE) as eve:
         at_bob, at_eve = await bob.listen(ANYWHERE), await eve.listen(ANYWHERE)
         met: dict[str, Connection] = {}
 
@@ -247,39 +263,99 @@ async def test_the_dial_of_another_is_not_taken_for_our_own() -> None:
             assert (await bob.dial(listener.invite)).peer == ADA.id
 
 
+# --- streams, or nothing --------------------------------------------------------------------------------
+
+
+async def test_whoever_dials_and_has_no_streams_is_rejected_with_a_text() -> None:
+    async with peer(BOB) as bob:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(Rejected) as caught:
+            await initiate(await connect(listener), ADA, suites=(CLASSICAL.id,), limits=QUICK)
+        assert caught.value.reason is VerdictCode.POLICY
+        assert caught.value.text == "this peer speaks in streams (mux/1), and the other side does not"
+        assert bob.connections == ()
+        assert bob.statistics().refused == {"POLICY": 1}
+
+
+async def test_whoever_is_dialed_and_has_no_streams_is_left_without_a_name() -> None:
+    ends: list[object] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        ends.append(await outcome(respond, stream, BOB, suites=(CLASSICAL.id,), limits=QUICK))
+
+    async with peer(ADA) as ada:
+        async with serving(answer) as port:
+            with pytest.raises(Untrusted, match=r"mux/1") as caught:
+                await ada.dial(f"tcp://{BOB.id}@127.0.0.1:{port}")
+        assert caught.value.reason is VerdictCode.POLICY
+        assert ada.connections == ()
+    (error,) = ends
+    assert isinstance(error, Rejected)
+    assert (error.reason, error.peer) == (AlertCode.ABORTED, None)
+
+
 # --- leaving --------------------------------------------------------------------------------------------
 
 
 async def test_leaving_the_block_closes_every_connection_and_tells_the_other_side() -> None:
     ends: list[ConnectionClosed] = []
 
-    async def read(connection: Connection) -> None:
-        async with connection:
-            with pytest.raises(ConnectionClosed) as caught:
-                await connection.receive_some()
-        ends.append(caught.value)
+    async def see_the_end(connection: Connection) -> None:
+        ends.append(await connection.closed())
 
     before = open_sockets()
-    async with peer(ADA) as ada, trio.open_nursery() as nursery:
+    async with peer(ADA, limits=TWO_EACH) as ada, trio.open_nursery() as nursery:
         ears = await ada.listen(ANYWHERE)
         with trio.fail_after(5):  # far less than Bob's limits
-            async with peer(BOB, limits=Limits(close=30)) as bob:
-                dialed_by_ada = await ada.dial((await bob.listen(ANYWHERE)).invite)
+            async with peer(BOB, limits=replace(TWO_EACH, close=30, finish=30)) as bob:
+                await ada.dial((await bob.listen(ANYWHERE)).invite)
                 dialed_by_bob = await bob.dial(ears.invite)
-                nursery.start_soon(read, dialed_by_ada)
-                nursery.start_soon(read, await ears.accept())
-        with pytest.raises(trio.ClosedResourceError):
-            await dialed_by_bob.receive_some()
+                while len(ada.connections) < 2:
+                    await trio.lowlevel.checkpoint()
+                for connection in ada.connections:
+                    nursery.start_soon(see_the_end, connection)
+        with pytest.raises(ConnectionClosed) as caught:
+            await dialed_by_bob.open_stream("any/1")
+        assert not caught.value.by_peer
     assert [(end.code, end.by_peer) for end in ends] == [(CloseCode.GOING_AWAY, True)] * 2
     assert open_sockets() == before
+
+
+async def test_leaving_cancels_a_handler_that_goes_on_without_its_stream() -> None:
+    cancelled = trio.Event()
+
+    async def go_on(stream: Stream) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with peer(ADA) as ada:
+        with trio.fail_after(5):
+            async with peer(BOB, limits=replace(QUICK, finish=0.1)) as bob:
+                bob.handle("go-on/1", go_on)
+                await (await ada.dial((await bob.listen(ANYWHERE)).invite)).open_stream("go-on/1")
+        assert cancelled.is_set()
+
+
+async def test_an_error_in_the_block_leaves_no_time_to_finish() -> None:
+    async def fail(listener: Listener, bob: Peer) -> None:
+        async with peer(ADA, limits=Limits(finish=30)) as ada:
+            await (await ada.dial(listener.invite)).open_stream("shout/1")
+            raise ValueError("of the application's own")
+
+    async with peer(BOB) as bob:
+        bob.handle("shout/1", shout)
+        listener = await bob.listen(ANYWHERE)
+        with trio.fail_after(5), pytest.raises(ValueError, match="own"):
+            await fail(listener, bob)
 
 
 async def test_after_leaving_nobody_listens_any_more() -> None:
     async with peer(ADA) as ada:
         async with peer(BOB) as bob:
             listener = await bob.listen(ANYWHERE)
-        with pytest.raises(trio.ClosedResourceError):
-            await listener.accept()
+        assert [connection async for connection in bob.arrivals()] == []
         with pytest.raises(NoResponse, match="port is closed"):
             await ada.dial(listener.invite)
 
@@ -311,7 +387,7 @@ async def test_leaving_raises_nothing_though_the_other_sides_have_hung_up() -> N
         async with by_hand(listener) as hand:
             await call_by_hand(hand, BOB.id)
             await hand.hear_verdict()
-            accepted = await listener.accept()
+            accepted = await arrival(bob)
             assert isinstance(hand.stream, trio.SocketStream)
             await reset(hand.stream)
         dialed = await ada.dial(listener.invite)
@@ -322,11 +398,11 @@ async def test_leaving_raises_nothing_though_the_other_sides_have_hung_up() -> N
 
 async def test_a_cancelled_block_closes_every_socket() -> None:
     before = open_sockets()
-    async with peer(ADA) as ada:
+    async with peer(ADA, limits=TWO_EACH) as ada:
         ears = await ada.listen(ANYWHERE)
         within = open_sockets()
         with trio.CancelScope() as scope:
-            async with peer(BOB) as bob:
+            async with peer(BOB, limits=TWO_EACH) as bob:
                 listener = await bob.listen(ANYWHERE)
                 await bob.dial(ears.invite)
                 await ada.dial(listener.invite)
@@ -334,9 +410,9 @@ async def test_a_cancelled_block_closes_every_socket() -> None:
                     scope.cancel()
                     await trio.sleep_forever()
         assert scope.cancelled_caught
-        unclaimed = await ears.accept()
-        await unclaimed.aclose()
-        assert len(open_sockets()) == len(within) + 1  # Ada's own end of her dial
+        await wait_all_tasks_blocked(SETTLED)
+        assert ada.connections == ()  # her own ends see that he is gone
+        assert open_sockets() == within
     assert open_sockets() == before
 
 
@@ -407,66 +483,79 @@ async def test_a_dialer_whom_the_policy_considers_is_told_shutting_down_when_we_
     assert (error.reason, error.authenticated, error.retryable) == (VerdictCode.SHUTTING_DOWN, True, True)
 
 
-async def test_a_connection_that_nobody_took_is_closed_with_its_listener_and_others_go_on() -> None:
+async def test_a_listener_that_is_closed_leaves_its_connections_open_and_takes_no_more() -> None:
     async with peer(BOB) as bob, peer(ADA) as ada:
+        bob.handle("shout/1", shout)
         listener = await bob.listen(ANYWHERE)
-        taken = await ada.dial(listener.invite)
-        at_bob = await listener.accept()
-        unclaimed = await ada.dial(listener.invite)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(listener.aclose)
-            with pytest.raises(ConnectionClosed, match="GOING_AWAY"):
-                await unclaimed.receive_some()
-            await unclaimed.aclose()
-        await taken.send_all(b"still here")
-        assert await at_bob.receive_some() == b"still here"
+        connection = await ada.dial(listener.invite)
+        await arrival(bob)
+        await listener.aclose()
+        assert await ask(connection, b"still here") == b"STILL HERE"
         with pytest.raises(NoResponse):
             await ada.dial(listener.invite)
 
 
-# --- the listener, as Trio has it -----------------------------------------------------------------------
+# --- who comes, and what they ask -----------------------------------------------------------------------
 
 
-async def test_trios_serve_listeners_serves_ours() -> None:
-    async def shout(connection: Connection) -> None:
-        async with connection:
-            async for chunk in connection:
-                await connection.send_all(chunk.upper())
-            await connection.send_eof()
+async def shout(stream: Stream) -> None:
+    async for chunk in stream:
+        await stream.send_all(chunk.upper())
 
-    async with peer(BOB) as bob, peer(ADA) as ada, trio.open_nursery() as nursery:
+
+async def ask(connection: Connection, word: bytes) -> bytes:
+    async with await connection.open_stream("shout/1") as stream:
+        await stream.send_all(word)
+        await stream.send_eof()
+        return await read_to_end(stream)
+
+
+async def test_a_handler_serves_one_connection_after_another() -> None:
+    async with peer(BOB) as bob, peer(ADA) as ada:
+        bob.handle("shout/1", shout)
         listener = await bob.listen(ANYWHERE)
-        nursery.start_soon(trio.serve_listeners, shout, [listener])
         for word in (b"hello", b"again"):
             async with await ada.dial(listener.invite) as connection:
-                await connection.send_all(word)
-                await connection.send_eof()
-                assert b"".join([chunk async for chunk in connection]) == word.upper()
-        nursery.cancel_scope.cancel()
+                assert await ask(connection, word) == word.upper()
 
 
-async def test_a_listener_can_be_iterated_until_it_is_closed() -> None:
+async def test_a_handler_serves_who_was_dialed_and_who_dialed_alike() -> None:
     async with peer(BOB) as bob, peer(ADA) as ada:
+        bob.handle("shout/1", shout)
+        ada.handle("shout/1", shout)
+        at_ada = await ada.dial((await bob.listen(ANYWHERE)).invite)
+        assert await ask(at_ada, b"to the responder") == b"TO THE RESPONDER"
+        assert await ask(await arrival(bob), b"to the initiator") == b"TO THE INITIATOR"
+
+
+async def test_arrivals_can_be_iterated_until_the_peer_leaves() -> None:
+    seen: list[bytes] = []
+
+    async def take_each(bob: Peer) -> None:
+        async for connection in bob.arrivals():
+            seen.append(connection.session_id)
+
+    async with (
+        peer(ADA, limits=THREE_EACH) as ada,
+        trio.open_nursery() as nursery,
+        peer(BOB, limits=THREE_EACH) as bob,
+    ):
         listener = await bob.listen(ANYWHERE)
-        seen: list[bytes] = []
-
-        async def take_each() -> None:
-            async for connection in listener:
-                seen.append(connection.session_id)
-                if len(seen) == 3:
-                    await listener.aclose()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(take_each)
-            dialed = [await ada.dial(listener.invite) for _ in range(3)]
-        assert seen == [connection.session_id for connection in dialed]
+        nursery.start_soon(take_each, bob)
+        dialed = [await ada.dial(listener.invite) for _ in range(3)]
+        while len(seen) < 3:
+            await trio.lowlevel.checkpoint()
+    assert seen == [connection.session_id for connection in dialed]
 
 
-async def test_iterating_a_listener_may_stop_at_any_time(recwarn: pytest.WarningsRecorder) -> None:
+THREE_EACH = replace(QUICK, connections_per_identity=3)
+
+
+async def test_iterating_arrivals_may_stop_at_any_time(recwarn: pytest.WarningsRecorder) -> None:
     async with peer(BOB) as bob, peer(ADA) as ada:
         listener = await bob.listen(ANYWHERE)
         await ada.dial(listener.invite)
-        async for connection in listener:
+        async for connection in bob.arrivals():
             assert connection.peer == ADA.id
             break
         gc.collect()
@@ -534,8 +623,8 @@ async def test_whatever_step_a_dial_is_at_when_its_peer_leaves_no_connection_sta
         for end in ends:
             if isinstance(end, Connection):
                 try:
-                    with pytest.raises(trio.ClosedResourceError), trio.fail_after(1):
-                        await end.send_all(b"is this open?")
+                    with pytest.raises(ConnectionClosed), trio.fail_after(1):
+                        await end.open_stream("is this open?")
                 finally:
                     await trio.aclose_forcefully(end)
 
@@ -586,7 +675,7 @@ async def test_peers_of_one_private_network_meet() -> None:
         listener = await bob.listen(ANYWHERE)
         async with await ada.dial(listener.invite) as connection:
             assert connection.suite is HYBRID_PSK
-            assert (await listener.accept()).peer == ADA.id
+            assert (await arrival(bob)).peer == ADA.id
 
 
 @pytest.mark.parametrize(
@@ -680,9 +769,14 @@ async def test_a_quiet_network_speaks_to_who_has_its_key() -> None:
 
 
 async def test_one_connection_too_many_is_rejected_until_there_is_room_again() -> None:
-    async with peer(BOB, limits=Limits(connections=2, close=0.3)) as bob, peer(ADA) as ada, peer(EVE) as eve:
+    async with (
+        peer(BOB, limits=replace(TWO_EACH, connections=2)) as bob,
+        peer(ADA, limits=TWO_EACH) as ada,
+        peer(EVE) as eve,
+    ):
         listener = await bob.listen(ANYWHERE)
         first = await ada.dial(listener.invite)
+        at_bob = await arrival(bob)
         await eve.dial(listener.invite)
         with pytest.raises(Rejected) as caught:
             await ada.dial(listener.invite)
@@ -690,10 +784,8 @@ async def test_one_connection_too_many_is_rejected_until_there_is_room_again() -
         assert caught.value.authenticated
         assert caught.value.retryable
         assert caught.value.retry_after
-        at_bob = await listener.accept()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(first.aclose)
-            nursery.start_soon(at_bob.aclose)
+        await first.aclose()
+        await at_bob.closed()
         assert (await ada.dial(listener.invite)).peer == BOB.id
 
 

@@ -209,7 +209,7 @@ async def test_one_send_is_as_many_records_as_it_needs(length: int) -> None:
         contents.append(content)
     assert (await hand.hear_close()).code is CloseCode.NORMAL
     assert b"".join(contents) == b"\xa5" * length
-    assert all(len(content) == MAX_RECORD_CONTENT for content in contents[:-1])
+    assert all(2 * len(content) >= MAX_RECORD_CONTENT for content in contents[1:])  # no crumbs
 
 
 async def test_a_caller_who_asks_for_little_gets_little_and_loses_nothing() -> None:

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import trishake
 import trishake_protocol
 from trishake import Identity, Limits, Peer
+
+from .conftest import SETTLED, read_to_end
 
 OURS = tuple(str(Path(package.__file__ or "").parent) for package in (trishake, trishake_protocol))
 
@@ -31,11 +34,15 @@ def depths_of_sends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def test_few_frames_of_ours_lie_between_a_caller_and_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Peer(Identity.generate()) as bob, Peer(Identity.generate(), limits=Limits(close=0.1)) as ada:
+        bob.handle("sink/1", read_to_end)
         listener = await bob.listen("tcp://127.0.0.1:0")
         depths = depths_of_sends(monkeypatch)
         connection = await ada.dial(listener.invite)
         assert 1 <= depths[0] <= 4
+        stream = await connection.open_stream("sink/1")
+        await wait_all_tasks_blocked(SETTLED)
         depths.clear()
-        await connection.send_all(b"hello")
-        assert depths
-        assert max(depths) <= 3
+        await stream.send_all(b"hello")
+        assert len(depths) == 1  # a lone message is on the socket when `send_all` returns
+        assert depths[0] <= 3
+        await stream.aclose()

@@ -7,6 +7,7 @@ import socket as stdlib_socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -16,20 +17,20 @@ from trishake import (
     Address,
     Bound,
     Cause,
-    Connection,
     InvalidAddress,
     Limits,
     Memory,
     NoResponse,
     Peer,
     Phase,
+    Stream,
     Tcp,
     Tls,
     Transport,
     Unix,
     WebSocket,
 )
-from trishake._memory import MemoryStream
+from trishake._memory import MemoryStream, memory_pair
 from trishake._transport import open_stream, remote_endpoint
 from trishake.testing import check_transport
 
@@ -140,26 +141,24 @@ async def test_two_peers_greet_over_every_transport(transport_and_address: tuple
     async with Peer(BOB, limits=QUICK) as bob, Peer(ADA, limits=QUICK) as ada:
         listener = await bob.listen(address)
         assert listener.invite.startswith(address.partition("://")[0] + f"://{BOB.id}@")
-        met: list[Connection] = []
-        async with trio.open_nursery() as nursery:
 
-            async def answer() -> None:
-                met.append(await listener.accept())
-                await met[0].send_all(b"and " + await met[0].receive_some())
+        @bob.handle("greet/1")
+        async def answer(stream: Stream) -> None:
+            assert stream.peer == ADA.id
+            await stream.send_all(b"and " + await stream.receive_some())
 
-            nursery.start_soon(answer)
-            connection = await ada.dial(listener.invite)
-            assert (connection.peer, connection.seen) == (BOB.id, met[0].address if met else connection.seen)
-            await connection.send_all(b"hello")
-            assert await connection.receive_some() == b"and hello"
-        assert met[0].peer == ADA.id
+        connection = await ada.dial(listener.invite)
+        assert connection.peer == BOB.id
+        async with await connection.open_stream("greet/1") as stream:
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"and hello"
+        [met] = bob.connections
+        assert met.peer == ADA.id
         has_endpoint = not address.startswith(("unix", "mem"))
-        assert (met[0].address is not None) == has_endpoint
-        assert connection.seen == met[0].address
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.aclose)
-            assert await met[0].receive_some() == b""
-            await met[0].aclose()
+        assert (met.address is not None) == has_endpoint
+        assert connection.seen == met.address
+        await connection.aclose()
+        assert (await met.closed()).by_peer
     await wait_all_tasks_blocked(SETTLED)
     assert open_sockets() == before
 
@@ -173,12 +172,11 @@ async def test_a_peer_that_leaves_ends_whoever_is_greeting_over_any_transport(
     async with trio.open_nursery() as nursery:
         async with Peer(BOB, limits=QUICK) as bob:
             listener = await bob.listen(address)
-            silent = transport if isinstance(transport, Memory) else Tcp()
+            bound = listener.addresses[0]
             if isinstance(transport, Unix | Memory):
-                stream = await open_stream(listener.addresses[0], transport, QUICK, nursery)
-            else:
-                endpoint = Address(listener.addresses[0].host, listener.addresses[0].port)
-                stream = await open_stream(endpoint, silent, QUICK, nursery)
+                stream = await open_stream(bound, transport, QUICK, nursery)
+            else:  # not even the handshake of TLS or WebSocket
+                stream = await open_stream(Address(bound.host, bound.port), Tcp(), QUICK, nursery)
             await wait_all_tasks_blocked(SETTLED)
         await read_to_end(stream)
         await stream.aclose()
@@ -351,12 +349,15 @@ async def test_a_peer_takes_transports_of_ones_own_and_in_the_place_of_others() 
         schemes = ("pigeon", "mem")
 
     carrier = Carrier(private=True)
-    async with Peer(BOB, transports=[carrier]) as bob, Peer(ADA, transports=[carrier]) as ada:
+    async with (
+        Peer(BOB, limits=QUICK, transports=[carrier]) as bob,
+        Peer(ADA, limits=QUICK, transports=[carrier]) as ada,
+    ):
         for scheme in carrier.schemes:
             listener = await bob.listen(f"{scheme}://{scheme}-loft")
             assert str(listener.addresses[0]) == f"{scheme}://{scheme}-loft"
-            connection = await ada.dial(listener.invite)
-            assert connection.peer == BOB.id
+            async with await ada.dial(listener.invite) as connection:
+                assert connection.peer == BOB.id
         async with Peer(ADA) as stranger:
             with pytest.raises(NoResponse, match="mem-loft"):
                 await stranger.dial("mem://mem-loft")
@@ -477,6 +478,95 @@ async def test_a_family_that_this_system_lacks_is_passed_over(resolver: Resolver
         else:
             error = await failed_open(Address(NAME, 1))
             assert (error.phase, error.cause) == (Phase.CONNECT, Cause.UNREACHABLE)
+
+
+class Scripted(Transport):
+    """Places as (seconds, error or None): what comes of connecting to each, and when."""
+
+    schemes = ("script",)
+
+    def __init__(self, *places: tuple[float, Exception | None]) -> None:
+        self.places = places
+        self.started: list[float] = []
+        self.opened: list[MemoryStream] = []
+        self.others: list[MemoryStream] = []
+        """The other ends of those."""
+
+    async def resolve(self, address: Address) -> Sequence[object]:
+        return self.places
+
+    async def connect(self, address: Address, place: object, nursery: trio.Nursery) -> MemoryStream:
+        seconds, error = cast("tuple[float, Exception | None]", place)
+        self.started.append(trio.current_time())
+        await trio.sleep(seconds)
+        if error is not None:
+            raise error
+        here, there = memory_pair()
+        self.opened.append(here)
+        self.others.append(there)
+        return here
+
+    async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
+        raise NotImplementedError
+
+
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+SCRIPT = Address("peer.test", scheme="script")
+
+
+@pytest.mark.parametrize(
+    ("places", "started", "elapsed"),
+    [
+        ([(0, None), (0, None)], [0], 0),
+        ([(0.2, None), (0, None)], [0], 0.2),
+        ([(0.05, REFUSED), (0.1, None)], [0, 0.05], 0.15),
+        ([(0.4, None), (1, None)], [0, 0.25], 0.4),
+        ([(9, None), (9, None), (0, None)], [0, 0.25, 0.5], 0.5),
+        ([(9, REFUSED), (0.05, REFUSED), (0.05, None)], [0, 0.25, 0.3], 0.35),
+        ([(0.5, None), (0.25, None)], [0, 0.25], 0.5),
+    ],
+    ids=["at once", "no floor", "the next at once", "the first after all", "the last", "as they fail", "a tie"],
+)
+async def test_places_are_raced_each_a_quarter_of_a_second_after_the_one_before(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+    places: list[tuple[float, Exception | None]],
+    started: list[float],
+    elapsed: float,
+) -> None:
+    transport = Scripted(*places)
+    before = trio.current_time()
+    stream = await open_stream(SCRIPT, transport, Limits(), nursery)
+    assert trio.current_time() - before == pytest.approx(elapsed)
+    assert [time - before for time in transport.started] == pytest.approx(started)
+    for here, there in zip(transport.opened, transport.others, strict=True):
+        with trio.move_on_after(1) as still_open:
+            assert await there.receive_some() == b""
+        assert still_open.cancelled_caught == (here is stream)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "words"),
+    [
+        (REFUSED, Cause.REFUSED, "the port is closed"),
+        (OSError(errno.ENETUNREACH, ""), Cause.UNREACHABLE, "Network is unreachable"),
+        (OSError("the pigeon is ill"), Cause.UNREACHABLE, "the pigeon is ill"),
+        (trio.BrokenResourceError("the pigeon came back"), Cause.CLOSED, "the pigeon came back"),
+        (trio.TooSlowError(), Cause.TIMEOUT, "the time was up"),
+        (NoResponse(Phase.CONNECT, Cause.FOREIGN, protocol="Coo"), Cause.FOREIGN, "Coo is spoken there"),
+    ],
+)
+async def test_where_every_place_fails_the_best_one_says_why(
+    autojump_clock: MockClock, nursery: trio.Nursery, error: Exception, cause: Cause, words: str
+) -> None:
+    if isinstance(error, trio.TooSlowError):
+        places = [(99.0, None), (99.0, None)]
+    else:
+        places = [(1, error), (0.1, OSError("another one"))]
+    with pytest.raises(NoResponse, match=words) as caught:
+        await open_stream(SCRIPT, Scripted(*places), Limits(), nursery)
+    assert (caught.value.phase, caught.value.cause) == (Phase.CONNECT, cause)
+    assert caught.value.elapsed == pytest.approx(10 if cause is Cause.TIMEOUT else 1)
 
 
 async def test_a_cancelled_dial_leaves_nothing_open_while_it_connects(resolver: Resolver) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from trishake_protocol import CloseCode, LocalProtocolError, Profile, RemoteProtocolError, Role, State
+from trishake_protocol import CloseCode, LocalProtocolError, Profile, RemoteProtocolError, Role, State, Wait
 from trishake_protocol.events import (
     CloseReceived,
     CreditReceived,
@@ -452,6 +452,15 @@ def test_an_acceptor_that_finishes_within_its_answer_has_not_answered(sent: byte
     assert len(streams) == 0
 
 
+def test_an_opener_that_has_finished_and_is_not_answered_hears_of_a_reset() -> None:
+    streams, id_ = our_stream()
+    streams.finish(id_)
+    streams.data_to_send()
+    assert hear(streams, yamux.window_update(id_, 0, FIN)) == [StreamReset(id_, False)]
+    assert said(streams) == [Frame(WINDOW_UPDATE, RST, id_, 0)]
+    assert len(streams) == 0
+
+
 def test_an_opener_may_finish_before_it_is_answered() -> None:
     streams = Streams(RESPONDER)
     assert hear(streams, yamux.data(1, ASK + b"all", SYN | FIN)) == [
@@ -559,6 +568,24 @@ def test_credit_lets_more_be_sent_and_says_so() -> None:
     assert streams.send(id_, b"12345") == 3
     assert said(streams)[-1] == Frame(DATA, NONE, id_, 3, b"123")
     assert hear(streams, yamux.window_update(id_, 0)) == []
+
+
+def test_what_can_be_sent_can_be_asked_before() -> None:
+    streams, id_ = our_open_stream()
+    assert streams.credit(id_) == WINDOW - len(ASK)
+    streams.send(id_, bytes(1000))
+    hear(streams, yamux.window_update(id_, 10))
+    assert streams.credit(id_) == WINDOW - len(ASK) - 990
+    assert streams.send(id_, bytes(WINDOW)) == WINDOW - len(ASK) - 990
+    assert streams.credit(id_) == 0
+
+
+def test_there_is_no_credit_where_nothing_can_be_sent_any_more() -> None:
+    streams, id_ = our_open_stream()
+    streams.finish(id_)
+    assert streams.credit(id_) == 0
+    streams.reset(id_)
+    assert streams.credit(id_) == streams.credit(99) == 0
 
 
 def test_credit_before_the_protocol_counts_and_is_not_told() -> None:
@@ -728,6 +755,16 @@ def test_a_stream_whose_halves_are_finished_is_over(first: str) -> None:
     assert is_over(streams, id_)
 
 
+def test_a_stream_is_there_until_it_is_over() -> None:
+    streams, id_ = their_open_stream()
+    assert id_ in streams
+    streams.finish(id_)
+    assert id_ in streams
+    hear(streams, yamux.window_update(id_, 0, FIN))
+    assert id_ not in streams
+    assert id_ + 2 not in streams
+
+
 def test_our_half_is_finished_once() -> None:
     streams, id_ = our_open_stream()
     streams.finish(id_)
@@ -875,7 +912,8 @@ def test_our_own_stream_that_we_reset_is_not_answered_any_more() -> None:
     assert hear(streams, yamux.data(id_, ACCEPTED + b"hello", ACK), yamux.window_update(id_, 0, FIN)) == []
 
 
-def test_1024_resets_are_remembered_and_the_oldest_is_forgotten_first() -> None:
+def test_of_more_than_1024_resets_the_oldest_is_no_longer_counted_and_still_no_breach() -> None:
+    """Whoever gives up a thousand streams within one round trip has not been wronged by the answers."""
     streams = Streams(INITIATOR)
     ids = []
     for _ in range(1025):
@@ -883,7 +921,10 @@ def test_1024_resets_are_remembered_and_the_oldest_is_forgotten_first() -> None:
         streams.reset(ids[-1])
         streams.data_to_send()
     assert hear(streams, *(yamux.data(id_, b"x") for id_ in ids[1:])) == []
-    assert breach(streams, yamux.data(ids[0], b"x")) is CloseCode.PROTOCOL
+    whole = yamux.data(ids[0], bytes(256 * 1024))
+    assert hear(streams, whole, whole) == []
+    assert hear(streams, yamux.data(ids[1], bytes(256 * 1024 - 1))) == []
+    assert breach(streams, yamux.data(ids[1], b"x")) is CloseCode.FLOW_CONTROL
 
 
 # --- how many -------------------------------------------------------------------------------------------
@@ -1009,14 +1050,13 @@ def test_our_own_resets_are_nobody_elses_breach() -> None:
 # --- frames that are of no stream -----------------------------------------------------------------------
 
 
-def test_a_ping_is_answered_with_its_value() -> None:
+@pytest.mark.parametrize("value", [0, 1, 2**32 - 1])
+def test_a_ping_is_answered_with_its_value(value: int) -> None:
     streams = Streams(INITIATOR)
-    assert hear(streams, yamux.ping(0xDEADBEEF)) == []
+    assert hear(streams, yamux.ping(value)) == []
     assert streams.unsent == 12
-    assert said(streams) == [Frame(PING, ACK, 0, 0xDEADBEEF)]
+    assert said(streams) == [Frame(PING, ACK, 0, value)]
     assert said(streams) == []
-    hear(streams, yamux.ping(0))
-    assert said(streams) == [Frame(PING, ACK, 0, 0)]
 
 
 def test_of_many_pings_the_latest_is_answered() -> None:
@@ -1604,6 +1644,27 @@ def test_what_happens_to_streams_is_among_the_events_of_the_session(carried: Car
     assert (len(carried.ours), len(carried.theirs)) == (1, 1)
 
 
+def test_it_can_be_asked_whether_there_is_something_to_send(carried: Carried) -> None:
+    session = carried.initiator.session
+    assert not session.has_data_to_send
+    for say in (
+        lambda: carried.ours.open("echo"),
+        lambda: hear(carried.ours, yamux.ping(0)),
+        lambda: session.ping(bytes(8)),
+        lambda: session.finish(),
+    ):
+        say()
+        assert session.has_data_to_send
+        assert carried.initiator.write()
+        assert not session.has_data_to_send
+
+
+def test_a_ping_that_is_not_answered_yet_is_something_to_send(carried: Carried) -> None:
+    carried.initiator.session.ping(bytes(8))
+    carried.responder.read(carried.initiator.write())
+    assert carried.responder.session.has_data_to_send
+
+
 def test_several_small_sends_become_one_record(carried: Carried) -> None:
     one, two = carried.stream(), carried.stream()
     for i in range(10):
@@ -1661,6 +1722,7 @@ def test_a_breach_of_a_stream_ends_the_session_with_its_code(
     assert carried.responder.session.state is State.ENDED
     assert carried.initiator.read(carried.responder.write()) == [CloseReceived(code)]
     carried.theirs.open("echo")
+    assert not carried.responder.session.has_data_to_send
     assert carried.responder.write() == b""
 
 
@@ -1701,6 +1763,7 @@ def test_behind_our_close_no_stream_says_anything(carried: Carried, verb: str) -
     carried.ours.send(id_, b"too late")
     assert [type_ for type_, _ in carried.records()] == [RecordType.CLOSE]
     carried.ours.send(id_, b"too late")
+    assert not carried.initiator.session.has_data_to_send
     assert carried.initiator.write() == b""
 
 
@@ -1713,6 +1776,7 @@ def test_after_the_other_sides_close_nothing_but_close_is_sent(carried: Carried,
     carried.theirs.send(id_, b"nor this")
     assert [type_ for type_, _ in carried.answers()] == [RecordType.CLOSE]
     carried.theirs.send(id_, b"nor this")
+    assert not carried.responder.session.has_data_to_send
     assert carried.responder.write() == b""
     assert carried.responder.error is None
 
@@ -1724,8 +1788,19 @@ def test_data_that_crosses_our_close_is_discarded(carried: Carried, verb: str, c
     CLOSES[verb][0](carried.responder.session)
     assert carried.say(crossing) == []
     assert carried.responder.error is None
+    assert held(carried.theirs)["_inbox"] == 0
     carried.pair.talk()
     assert carried.responder.events == [CloseReceived(CloseCode.NORMAL)]
+
+
+def test_what_had_arrived_and_was_not_handed_out_before_our_close_is_discarded(carried: Carried) -> None:
+    session = carried.responder.session
+    carried.ours.open("one")
+    carried.ours.open("two")
+    session.receive_data(carried.initiator.write())
+    assert session.next_event() == StreamOpened(1, "one")
+    session.close(CloseCode.GOING_AWAY)
+    assert session.next_event() is Wait.NEED_DATA
 
 
 def test_streams_that_were_opened_while_the_other_side_decides_are_sent_when_it_has() -> None:
@@ -1736,6 +1811,7 @@ def test_streams_that_were_opened_while_the_other_side_decides_are_sent_when_it_
     pair.initiator.session.accept()
     pair.talk()
     assert ours.unsent
+    assert not pair.initiator.session.has_data_to_send
     pair.responder.session.carry_streams()
     pair.responder.session.accept()
     pair.talk()
