@@ -24,6 +24,7 @@ from trishake import (
     ConnectionClosed,
     DialError,
     NoResponse,
+    Peer,
     Rejected,
     Stream,
     StreamRefused,
@@ -35,7 +36,7 @@ from trishake import (
 )
 from trishake_protocol.messages import Verdict
 
-from .conftest import EVE, ByHand, cancelled_at, outcome, read_to_end
+from .conftest import ADA, BOB, EVE, ByHand, cancelled_at, outcome, read_to_end
 from .world import (
     CARL,
     HASTY,
@@ -673,6 +674,29 @@ async def test_a_listener_closed_at_any_step_of_a_greeting_leaves_a_connection_o
 async def test_a_listener_over_tcp_closed_at_some_step_of_a_greeting_leaves_a_connection_or_nothing() -> None:
     async with world(TCP, bob={"trust": thoughtful}) as here:
         await cancel_everywhere(here, partial(dialing_a_listener_that_closes, where=TCP), stride=3)
+
+
+async def test_who_was_accepted_in_the_moment_of_leaving_is_told_so(autojump_clock: MockClock) -> None:
+    """Whatever step of a greeting Bob leaves his block at: one who got READY gets CLOSE, and is not cut off."""
+    ends: list[Connection | DialError] = []
+
+    async def dial(ada: Peer, invite: str, ended: trio.Event) -> None:
+        ends.append(await outcome(ada.dial, invite))
+        ended.set()
+
+    async with peer(ADA) as ada:
+        for step in range(1, 500):
+            ended = trio.Event()
+            async with trio.open_nursery() as nursery, peer(BOB, trust=thoughtful) as bob:
+                listener = await bob.listen(f"mem://bob-{step}")
+                nursery.start_soon(dial, ada, listener.invite, ended)
+                reached = await cancelled_at(step, ended.wait)
+            if not reached:
+                break
+        assert {type(end) for end in ends} >= {Connection, Rejected}
+        for end in ends:
+            if isinstance(end, Connection):
+                assert (await end.closed()).code is CloseCode.GOING_AWAY
 
 
 # --- the whole life of a peer ---------------------------------------------------------------------------
