@@ -105,6 +105,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
 
         self._reading = trio.CancelScope()
         self._closing = False
+        self._finishing = trio.CancelScope()
+        """How long the open streams have, once it is being closed."""
         self._cut_short = False
         self._violated = False  # the other side broke the rules: it is told so, and drained
         self._broken: Exception | None = None
@@ -419,36 +421,38 @@ class Connection(Greeted, trio.abc.AsyncResource):
 
         code, text: what the other side is told; text of at most 256 bytes. finish: seconds that the open streams
         have, `Limits.finish` by default, 0 with any code but NORMAL and GOING_AWAY; then they end with
-        ConnectionClosed. The other side's CLOSE is waited for at most `Limits.close`.
+        ConnectionClosed. The other side's CLOSE is waited for at most `Limits.close`. While it is being closed,
+        another call can shorten that time, and not change what is told.
         Raises nothing but ValueError for such a text. Cancelled, it says CLOSE if the transport takes that within
         a moment, and closes the transport.
         """
         close = Close(code, text)
         close.encode()
+        graceful = code in (CloseCode.NORMAL, CloseCode.GOING_AWAY)
+        seconds = (self._limits.finish if finish is None else finish) if graceful else 0
+        self._finishing.deadline = min(self._finishing.deadline, trio.current_time() + seconds)
         try:
-            if self._closing:
-                await self._ended.wait()
-            self._closing = True
-            graceful = code in (CloseCode.NORMAL, CloseCode.GOING_AWAY)
-            if self._end is None and graceful:
-                await self._finish_streams(self._limits.finish if finish is None else finish)
-            if self._end is None:
-                self._close(close)
-                with trio.move_on_after(self._limits.close):
-                    await self._ended.wait()
+            if not self._closing:
+                self._closing = True
+                if self._end is None and graceful:
+                    await self._finish_streams()
+                if self._end is None:
+                    self._close(close)
+                    with trio.move_on_after(self._limits.close):
+                        await self._ended.wait()
+                self._reading.cancel()
+            await self._ended.wait()
         except trio.Cancelled:
             self._cut_short = True
             if self._end is None:
                 self._close(close)
-            raise
-        finally:
             self._reading.cancel()
-        await self._ended.wait()
+            raise
 
-    async def _finish_streams(self, seconds: float) -> None:
+    async def _finish_streams(self) -> None:
         self._carried.go_away()
         self._writer.flush_soon()
-        with trio.move_on_after(seconds):
+        with self._finishing:
             while self._streams and self._end is None:
                 await self._settled.park()
 

@@ -152,6 +152,10 @@ class Peer:
                 nursery.start_soon(self._close_listener, listener)
             for connection in self._running:
                 nursery.start_soon(partial(connection.aclose, CloseCode.GOING_AWAY, finish=finish))
+            nursery.start_soon(self._registry.wait_dials_ended)
+        async with trio.open_nursery() as nursery:
+            for connection in self._running:  # greetings that ended READY meanwhile
+                nursery.start_soon(partial(connection.aclose, CloseCode.GOING_AWAY, finish=0))
 
     async def _close_listener(self, listener: Listener) -> None:
         await listener.aclose()

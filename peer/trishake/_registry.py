@@ -236,6 +236,11 @@ class Registry:
         for dial in self._dials.values():
             dial.greeter.leave()
 
+    async def wait_dials_ended(self) -> None:
+        """Wait for those that are under way now."""
+        for dial in list(self._dials.values()):
+            await dial.ended.wait()
+
     async def kept_instead(self, dial: Dial, reason: object) -> Connection | None:
         """The connection that a dial which failed with this reason resolves to, if there is one."""
         peer = dial.target

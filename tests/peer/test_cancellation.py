@@ -24,6 +24,7 @@ from trishake import (
     ConnectionClosed,
     DialError,
     NoResponse,
+    Peer,
     Rejected,
     Stream,
     StreamRefused,
@@ -35,7 +36,7 @@ from trishake import (
 )
 from trishake_protocol.messages import Verdict
 
-from .conftest import EVE, ByHand, cancelled_at, outcome, read_to_end
+from .conftest import ADA, BOB, EVE, ByHand, cancelled_at, outcome, read_to_end
 from .world import (
     CARL,
     HASTY,
@@ -60,7 +61,7 @@ from .world import (
 
 __all__ = ["steady"]
 
-pytestmark = pytest.mark.usefixtures("steady")
+pytestmark = pytest.mark.usefixtures("steady", "few_streams")
 
 Call = Callable[[], Awaitable[object]]
 Scenario = Callable[[World], AbstractAsyncContextManager[Call]]
@@ -155,7 +156,7 @@ async def test_a_dial_cancelled_at_any_step_leaves_nothing_open(
 @DIALS
 async def test_a_dial_over_tcp_cancelled_at_any_step_leaves_nothing_open(scenario: Scenario) -> None:
     async with world(TCP, ada={"trust": thoughtful}, bob={"trust": thoughtful}) as here:
-        assert await cancel_everywhere(here, scenario, stride=5) > 10
+        assert await cancel_everywhere(here, scenario, stride=11) > 10
 
 
 # --- open -----------------------------------------------------------------------------------------------
@@ -191,6 +192,24 @@ async def opening_from_there(here: World) -> AsyncIterator[Call]:
         await stream.aclose()
 
 
+@asynccontextmanager
+async def opening_when_there_is_no_room(here: World, protocol: str) -> AsyncIterator[Call]:
+    """Every place is taken, until one of the streams is closed."""
+    taken: list[Stream] = []
+    while here.connection._carried.can_open:
+        taken.append(await here.connection.open_stream("echo/1"))
+
+    async def make_room() -> None:
+        await trio.sleep(0.02)
+        await taken.pop().aclose()
+
+    async with opening(here, protocol) as open_, trio.open_nursery() as nursery:
+        nursery.start_soon(make_room)
+        yield open_
+    for stream in taken:
+        await stream.aclose()
+
+
 OPENS: Final = {
     "accepted": partial(opening, protocol="echo/1"),
     "considered": partial(opening, protocol="thoughtful/1"),
@@ -198,6 +217,7 @@ OPENS: Final = {
     "refused": partial(opening, protocol="refused/1", ends=StreamRefused),
     "unknown": partial(opening, protocol="what/1", ends=UnknownProtocol),
     "never answered": partial(opening, protocol="undecided/1", ends=StreamTimeout),
+    "no room": partial(opening_when_there_is_no_room, protocol="thoughtful/1"),
 }
 
 # --- send and receive -----------------------------------------------------------------------------------
@@ -208,8 +228,8 @@ def pattern(length: int, start: int = 0) -> bytes:
     return bytes(7 * position // 5 % 251 for position in range(start, start + length))
 
 
-LONG: Final = pattern(600 * 1024)
-"""More than twice what a stream's window allows, and than what may be queued on a connection."""
+LONG: Final = pattern(400 * 1024)
+"""More than what a stream's window allows, and than what may be queued on a connection, together."""
 
 
 @asynccontextmanager
@@ -233,6 +253,17 @@ async def sending(here: World, protocol: str, length: int, sinks: dict[str, Sink
     assert received.endswith(b"|")
     assert LONG.startswith(received[:-1])
     assert len(received) == length + 1 or not sent
+
+
+@asynccontextmanager
+async def waiting_to_send(here: World) -> AsyncIterator[Call]:
+    """All credit is spent, until the other side begins to read."""
+    stream = await here.connection.open_stream("slow/1")
+    while credit := here.connection._carried.credit(stream.id):
+        await stream.send_all(bytes(credit))
+    yield stream.wait_send_all_might_not_block
+    await stream.send_all(b"|")
+    await stream.aclose()
 
 
 @asynccontextmanager
@@ -337,6 +368,7 @@ def scenarios_of_streams(sinks: dict[str, Sink]) -> dict[str, Scenario]:
         "send": partial(sending, protocol="sink/1", length=50_000, sinks=sinks),
         "send without credit": partial(sending, protocol="slow/1", length=len(LONG), sinks=sinks),
         "send beside others": partial(sending_beside_others, sinks=sinks),
+        "wait to send": waiting_to_send,
         "receive": receiving,
         "send_eof": finishing,
         "aclose": partial(closing_a_stream, protocol="echo/1"),
@@ -354,6 +386,12 @@ NAMES: Final = [*scenarios_of_streams({})]
 
 IMPATIENT: Final = {"limits": replace(HASTY, open_stream=0.1, policy=0.2)}
 """What is never answered is not long waited for."""
+
+
+@pytest.fixture
+def few_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A side may open eight, the witness's among them."""
+    monkeypatch.setattr("trishake_protocol.streams.MAX_STREAMS", 8)
 
 
 @asynccontextmanager
@@ -377,7 +415,7 @@ async def test_a_call_cancelled_at_any_step_hurts_nobody_else(autojump_clock: Mo
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_call_over_tcp_cancelled_at_some_steps_hurts_nobody_else(name: str) -> None:
     async with world_of_streams(TCP, ada=IMPATIENT, bob=IMPATIENT) as (here, scenarios):
-        await cancel_everywhere(here, scenarios[name], stride=3)
+        await cancel_everywhere(here, scenarios[name], stride=7)
 
 
 @pytest.mark.parametrize("name", ["send without credit", "send beside others", "long request", "receive"])
@@ -501,7 +539,7 @@ async def test_an_end_awaited_or_made_and_cancelled_at_any_step_leaves_nothing(
 @pytest.mark.parametrize("name", ENDS)
 async def test_an_end_over_tcp_cancelled_at_some_steps_leaves_nothing(name: str) -> None:
     async with world_of_streams(TCP) as (here, _):
-        await cancel_everywhere(here, ENDS[name], stride=4)
+        await cancel_everywhere(here, ENDS[name], stride=9)
 
 
 async def answer_and_fall_silent(hand: ByHand) -> None:
@@ -528,6 +566,65 @@ async def test_closing_cancelled_while_the_other_side_does_not_answer_leaves_not
 ) -> None:
     async with world() as here:
         await cancel_everywhere(here, closing_without_an_answer)
+
+
+PATIENT: Final = {"limits": replace(HASTY, finish=2)}
+
+
+async def being_closed(here: World, nursery: trio.Nursery) -> tuple[Connection, Stream]:
+    """A connection whose close waits for a stream."""
+    connection = await here.ada.dial(here.invite)
+    stream = await connection.open_stream("echo/1")
+    nursery.start_soon(connection.aclose)
+    await trio.sleep(0.1)
+    assert stream in connection.streams
+    return connection, stream
+
+
+async def test_a_second_close_that_is_cancelled_closes_at_once_too(autojump_clock: MockClock) -> None:
+    """It once waited for the streams that the first one had given time to finish."""
+    async with world(ada=PATIENT) as here, trio.open_nursery() as nursery:
+        connection, stream = await being_closed(here, nursery)
+        started = trio.current_time()
+        await trio.aclose_forcefully(connection)
+        assert not (await connection.closed()).by_peer
+        assert trio.current_time() == started
+        with pytest.raises(ConnectionClosed):
+            await stream.send_all(b"more")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda one: one.aclose(finish=0), lambda one: one.aclose(CloseCode.POLICY)],
+    ids=["no time to finish", "not gracefully"],
+)
+async def test_a_second_close_can_take_away_the_time_to_finish(
+    autojump_clock: MockClock, call: Callable[[Connection], Awaitable[None]]
+) -> None:
+    async with world(ada=PATIENT) as here, trio.open_nursery() as nursery:
+        connection, _ = await being_closed(here, nursery)
+        started = trio.current_time()
+        await call(connection)
+        assert trio.current_time() - started < 0.5
+        assert (await connection.closed()).code is CloseCode.NORMAL
+
+
+async def test_a_block_left_by_an_error_waits_for_no_stream_though_a_close_is_under_way(
+    autojump_clock: MockClock,
+) -> None:
+    async def fail(here: World, nursery: trio.Nursery) -> None:
+        async with peer(EVE, **PATIENT) as eve:
+            connection = await eve.dial(here.invite)
+            await connection.open_stream("echo/1")
+            nursery.start_soon(connection.aclose)
+            await trio.sleep(0.1)
+            raise ZeroDivisionError
+
+    async with world() as here, trio.open_nursery() as nursery:
+        started = trio.current_time()
+        with pytest.raises(ZeroDivisionError):
+            await fail(here, nursery)
+        assert trio.current_time() - started < 0.5
 
 
 # --- the responder --------------------------------------------------------------------------------------
@@ -577,6 +674,29 @@ async def test_a_listener_closed_at_any_step_of_a_greeting_leaves_a_connection_o
 async def test_a_listener_over_tcp_closed_at_some_step_of_a_greeting_leaves_a_connection_or_nothing() -> None:
     async with world(TCP, bob={"trust": thoughtful}) as here:
         await cancel_everywhere(here, partial(dialing_a_listener_that_closes, where=TCP), stride=3)
+
+
+async def test_who_was_accepted_in_the_moment_of_leaving_is_told_so(autojump_clock: MockClock) -> None:
+    """Whatever step of a greeting Bob leaves his block at: one who got READY gets CLOSE, and is not cut off."""
+    ends: list[Connection | DialError] = []
+
+    async def dial(ada: Peer, invite: str, ended: trio.Event) -> None:
+        ends.append(await outcome(ada.dial, invite))
+        ended.set()
+
+    async with peer(ADA) as ada:
+        for step in range(1, 500):
+            ended = trio.Event()
+            async with trio.open_nursery() as nursery, peer(BOB, trust=thoughtful) as bob:
+                listener = await bob.listen(f"mem://bob-{step}")
+                nursery.start_soon(dial, ada, listener.invite, ended)
+                reached = await cancelled_at(step, ended.wait)
+            if not reached:
+                break
+        assert {type(end) for end in ends} >= {Connection, Rejected}
+        for end in ends:
+            if isinstance(end, Connection):
+                assert (await end.closed()).code is CloseCode.GOING_AWAY
 
 
 # --- the whole life of a peer ---------------------------------------------------------------------------
@@ -643,7 +763,7 @@ async def test_a_peer_on_a_socket_cancelled_at_some_steps_of_its_life_leaves_not
 ) -> None:
     async with world(where) as here:
         scenario = partial(being_visited, where=where) if listens else living
-        await cancel_everywhere(here, scenario, stride=7 if where == TCP else 17)
+        await cancel_everywhere(here, scenario, stride=19 if where == TCP else 37)
 
 
 USES: Final[dict[str, Callable[[Stream], Awaitable[object]]]] = {
