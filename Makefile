@@ -10,7 +10,7 @@ demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
 
 test: $(VENV)/.dev  ## the tests, in under two minutes
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --dist worksteal
 
 slow: $(VENV)/.dev  ## the long tests
 	$(BIN)/pytest -q -m slow

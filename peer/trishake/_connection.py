@@ -422,7 +422,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
         code, text: what the other side is told; text of at most 256 bytes. finish: seconds that the open streams
         have, `Limits.finish` by default, 0 with any code but NORMAL and GOING_AWAY; then they end with
         ConnectionClosed. The other side's CLOSE is waited for at most `Limits.close`. While it is being closed,
-        another call can shorten that time, and not change what is told.
+        another call can shorten that time, and not change what is told. A handler that closes its own connection
+        waits for itself: `finish=0`.
         Raises nothing but ValueError for such a text. Cancelled, it says CLOSE if the transport takes that within
         a moment, and closes the transport.
         """

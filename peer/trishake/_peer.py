@@ -47,7 +47,7 @@ from ._trust import Introduction, Policy, Rejection, anyone, reject
 from ._unix import Unix
 from ._version import AGENT
 from ._websocket import WebSocket
-from ._wire import SocketWire, Wire
+from ._wire import Wire
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
@@ -103,6 +103,7 @@ class Peer:
         self._turning_away = 0
         self._block: AbstractAsyncContextManager[trio.Nursery, bool | None] | None = None
         self._nursery: trio.Nursery | None = None
+        self._leaving = False
 
     @property
     def id(self) -> PeerId:
@@ -124,29 +125,35 @@ class Peer:
     ) -> bool | None:
         assert self._block is not None
         assert self._nursery is not None
+        self._leave()
+        self._nursery.start_soon(self._close_everything, self._nursery, 0 if error else None)
+        if not isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+            return await self._block.__aexit__(type_, error, traceback)
+        # The body's own error goes on as it is: the nursery would wrap it in a group.
+        if not isinstance(error, Exception):
+            self._nursery.cancel_scope.cancel()  # these wait for nothing
+        await self._block.__aexit__(None, None, None)
+        return False
+
+    def _leave(self) -> None:
+        """From here on nothing new is begun."""
+        self._leaving = True
         for keeper in self._keepers:
             keeper.stop()
-        self._nursery.start_soon(self._leave, self._nursery, 0 if error else None)
-        self._nursery = None
-        if isinstance(error, Exception):
-            # The body's own error goes on as it is: the nursery would wrap it in a group.
-            await self._block.__aexit__(None, None, None)
-            return False
-        return await self._block.__aexit__(type_, error, traceback)
+        self._registry.leave()
+        self._registry.end_dials()
 
-    async def _leave(self, nursery: trio.Nursery, finish: float | None) -> None:
+    async def _close_everything(self, nursery: trio.Nursery, finish: float | None) -> None:
         await self.aclose(finish=finish)
         nursery.cancel_scope.cancel()  # handlers that go on without their streams
 
     async def aclose(self, *, finish: float | None = None) -> None:
         """Close every listener and connection, telling those on the other side. `async with` does it.
 
-        finish: seconds that streams have which are open; `Limits.finish` by default.
+        finish: seconds that streams have which are open; `Limits.finish` by default. The peer does not dial or
+        listen any more.
         """
-        for keeper in self._keepers:
-            keeper.stop()
-        self._registry.leave()
-        self._registry.end_dials()
+        self._leave()
         async with trio.open_nursery() as nursery:
             for listener in list(self._listeners):
                 nursery.start_soon(self._close_listener, listener)
@@ -162,7 +169,7 @@ class Peer:
         await listener.served.wait()
 
     def _block_entered(self) -> trio.Nursery:
-        if self._nursery is None:
+        if self._nursery is None or self._leaving:
             raise LocalProtocolError("a peer dials and listens within its block: async with Peer(...) as peer")
         return self._nursery
 
@@ -276,7 +283,7 @@ class Peer:
         self._tally.disconnected(connection, closed)
 
     def _close_soon(self, connection: Connection, code: CloseCode, finish: float | None = None) -> None:
-        if self._nursery is not None:  # else all of them are being closed
+        if self._nursery is not None and not self._leaving:  # else all of them are being closed
             self._nursery.start_soon(partial(connection.aclose, code, finish=finish))
 
     # --- dialing ----------------------------------------------------------------------------------------
@@ -355,7 +362,7 @@ class Peer:
         """One address: connect, greet, and have the connection."""
         nursery = self._nursery
         try:
-            if nursery is None:  # we left before it was this address's turn
+            if nursery is None or self._leaving:  # we left before it was this address's turn
                 raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
             stream = await open_stream(address, self._transport(address), self._limits, nursery)
         except DialError as error:
@@ -366,7 +373,7 @@ class Peer:
         greeter = self._greeter(session, Wire.over(stream), trust or self._trust, address.endpoint, address.peer)
         with self._registry.dialing(greeter) as dial:
             greeter.objection = partial(self._object_to_responder, dial)
-            if self._nursery is None:  # we left while it connected
+            if self._leaving:  # we left while it connected
                 greeter.leave()
             try:
                 meeting = await greet_as_initiator(greeter)
@@ -377,9 +384,6 @@ class Peer:
             connection = self._open(session, greeter.wire, meeting, nursery)
             dial.ready = True
         self._addresses.learn(address.with_peer(connection.peer))
-        if dial.kept is not None:  # theirs came first, by a hair
-            self._close_soon(connection, CloseCode.REPLACED)
-            return dial.kept
         try:
             connection = await self._registry.settle(connection)
         except trio.Cancelled:
@@ -414,7 +418,7 @@ class Peer:
         nursery = self._block_entered()
         target = _address(address)
         listener = Listener(await self._transport(target).listen(target, nursery), self.id)
-        if self._nursery is None:  # we left while the name was looked up
+        if self._leaving:  # we left while the name was looked up
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
         self._listeners.add(listener)
@@ -473,7 +477,7 @@ class Peer:
         So too where the word would cost a handshake of the transport's own (TLS, WebSocket).
         """
         greeter.add_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
-        if self._turning_away < self._limits.handshakes and isinstance(greeter.wire, SocketWire):
+        if self._turning_away < self._limits.handshakes and not greeter.wire.wraps:
             greeter.session.refuse(AlertCode.BUSY, retry_after=retry_after)
         self._turning_away += 1
         try:

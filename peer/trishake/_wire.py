@@ -49,6 +49,11 @@ class Wire:
         return self._endpoint[0] if self._endpoint else ""
 
     @property
+    def wraps(self) -> bool:
+        """Whether the stream wraps another one, with a handshake of its own (TLS, WebSocket)."""
+        return hasattr(self.stream, "transport_stream")
+
+    @property
     def unsent(self) -> bool:
         """Whether something is queued."""
         return bool(self._unsent)

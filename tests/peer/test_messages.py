@@ -123,7 +123,15 @@ class Colour(enum.IntEnum):
         (nested(MAX_DEPTH), nested(MAX_DEPTH)),
         ("\x00\U0001f600", "\x00\U0001f600"),
     ],
-    ids=repr,
+    ids=[
+        "tuples",
+        "bytearray",
+        "memoryview",
+        "IntEnum",
+        "keys of each type",
+        "as deep as may be",
+        "any character",
+    ],
 )
 async def test_what_arrives_is_of_the_plain_type(sent: object, arrives: object) -> None:
     ada, bob = await channels()

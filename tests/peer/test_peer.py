@@ -381,6 +381,49 @@ async def test_an_error_in_the_block_comes_out_as_itself() -> None:
             assert caught.value is error
 
 
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+async def test_an_interrupt_comes_out_as_itself_and_the_other_side_is_told(interrupt: type[BaseException]) -> None:
+    """A Ctrl-C is no line that was cut: whoever is left sees CLOSE."""
+
+    async def interrupted(invite: str) -> None:
+        async with Peer(ADA, limits=QUICK) as ada:
+            await ada.dial(invite)
+            met.append(await arrival(bob))
+            raise interrupt
+
+    met: list[Connection] = []
+    async with Peer(BOB, limits=QUICK) as bob:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(interrupt):
+            await interrupted(listener.invite)
+        closed = await met[0].closed()
+        assert (closed.code, closed.by_peer) == (CloseCode.GOING_AWAY, True)
+
+
+async def test_a_cancelled_block_tells_the_other_side() -> None:
+    async with Peer(BOB, limits=QUICK) as bob:
+        listener = await bob.listen(ANYWHERE)
+        with trio.CancelScope() as scope:
+            async with Peer(ADA, limits=QUICK) as ada:
+                await ada.dial(listener.invite)
+                at_bob = await arrival(bob)
+                scope.cancel()
+        assert scope.cancelled_caught
+        closed = await at_bob.closed()
+        assert (closed.code, closed.by_peer) == (CloseCode.GOING_AWAY, True)
+
+
+async def test_a_peer_that_was_closed_within_its_block_begins_nothing_new() -> None:
+    async with Peer(BOB, limits=QUICK) as bob, Peer(ADA, limits=QUICK) as ada:
+        listener = await bob.listen(ANYWHERE)
+        await ada.aclose()
+        for call in (ada.dial, ada.listen):
+            with pytest.raises(LocalProtocolError):
+                await call(listener.invite)
+        with pytest.raises(LocalProtocolError):
+            ada.keep(listener.invite)
+
+
 async def test_leaving_raises_nothing_though_the_other_sides_have_hung_up() -> None:
     async with peer(ADA) as ada, peer(BOB) as bob:
         listener = await bob.listen(ANYWHERE)
