@@ -13,7 +13,7 @@ test: $(VENV)/.dev  ## the tests, in under two minutes
 	$(BIN)/pytest -q -n auto --dist worksteal
 
 slow: $(VENV)/.dev  ## the long tests
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m slow -n auto --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -138,7 +138,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._streams.consume(self.id, len(data))
         if self._streams.unsent:
             self._writer.flush_soon()
-        return bytes(data)
+        return data
 
     # --- ending -----------------------------------------------------------------------------------------
 
