@@ -67,7 +67,7 @@ class Keeper:
 
     def __repr__(self) -> str:
         state = "given up" if self._given_up else "connected" if self.connection else "dialing"
-        return f"<Keeper of {self._peer.short if self._peer else self._routes[0].address}, {state}>"
+        return f"<Keeper of {self._peer.short if self._peer else 'whoever answers'}, {state}>"
 
     async def connected(self) -> Connection:
         """The connection, as soon as there is one. Raises `failure` once it has given up or was stopped."""
@@ -97,11 +97,13 @@ class Keeper:
     async def _connect(self) -> bool:
         """Have a connection, however long it takes; False if that is no use."""
         while self._routes:
+            route = min(self._routes, key=lambda route: route.due)
+            with trio.move_on_at(route.due):
+                while not self._is_connected_to(self._peer) and await self._registry.wait_change():
+                    pass
             if self._peer is not None and (there := self._registry.newest(self._peer)):
                 self._have(there)
                 return True
-            route = min(self._routes, key=lambda route: route.due)
-            await trio.sleep_until(route.due)
             try:
                 self._have(await self._dial(route.address))
             except DialError as error:

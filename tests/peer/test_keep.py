@@ -328,15 +328,16 @@ async def test_the_first_cause_is_not_hidden_by_later_ones(autojump_clock: MockC
 # --- taking what is there -------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_the_other_side_has_dialed_is_taken(autojump_clock: MockClock) -> None:
-    """Bob listens nowhere that Ada knows of; he dials her, and that is as good."""
+async def test_a_connection_that_the_other_side_has_dialed_is_taken_at_once(autojump_clock: MockClock) -> None:
+    """Bob listens nowhere that Ada knows of; he dials her in the middle of a pause, and that is as good."""
     async with kept_peer() as ada, bob_of() as bob:
         listener = await ada.listen("mem://ada")
         keeper = ada.keep(f"mem://{BOB.id}@bob")
         await trio.sleep(2)
         await bob.dial(listener.invite)
-        with trio.fail_after(KEEPING.redial_longest):
-            connection = await keeper.connected()
+        before = trio.current_time()
+        connection = await keeper.connected()
+        assert trio.current_time() == before
         assert connection.role is Role.RESPONDER
         assert connection.peer == bob.id
         assert keeper.failure is None
