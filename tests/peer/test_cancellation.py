@@ -414,7 +414,9 @@ async def test_a_call_cancelled_at_any_step_hurts_nobody_else(autojump_clock: Mo
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_call_over_tcp_cancelled_at_some_steps_hurts_nobody_else(name: str) -> None:
-    async with world_of_streams(TCP, ada=IMPATIENT, bob=IMPATIENT) as (here, scenarios):
+    """By the real clock nobody is in a hurry, but for an answer that never comes."""
+    options = IMPATIENT if name == "never answered" else {"limits": HASTY}
+    async with world_of_streams(TCP, ada=options, bob=options) as (here, scenarios):
         await cancel_everywhere(here, scenarios[name], stride=7)
 
 
