@@ -11,13 +11,10 @@ from trishake_protocol import PeerId, Streams
 
 from ._errors import StreamError, StreamReset
 from ._transport import OneCaller
+from ._writer import CHUNK, Writer
 
 if TYPE_CHECKING:
     from ._connection import Connection
-    from ._writer import Writer
-
-_CHUNK: Final = 64 * 1024
-"""Bytes of one stream that are queued at a time: then it is another stream's turn."""
 
 
 class Stream(trio.abc.HalfCloseableStream):
@@ -75,25 +72,30 @@ class Stream(trio.abc.HalfCloseableStream):
             if not view:
                 await trio.lowlevel.checkpoint()
             while view:
-                if self._writer.full:
-                    await self._writer.wait_room()
-                elif taken := self._streams.send(self.id, view[:_CHUNK]):
-                    view = view[taken:]
-                    await self._writer.flush()
-                else:
-                    await self._sender.park()
+                await self._wait_turn()
+                taken = self._streams.send(self.id, view[:CHUNK])
+                view = view[taken:]
+                await self._writer.flush()
                 self._check_sendable()
 
     async def wait_send_all_might_not_block(self) -> None:
         with self._sending:
             await trio.lowlevel.checkpoint()
             self._check_sendable()
-            while self._writer.full or not self._streams.credit(self.id):
-                if self._writer.full:
-                    await self._writer.wait_room()
-                else:
-                    await self._sender.park()
-                self._check_sendable()
+            await self._wait_turn()
+
+    async def _wait_turn(self) -> None:
+        """Wait for credit, and in line with the other streams. No checkpoint if there is nothing to wait for."""
+        waited = False
+        while True:
+            if not self._streams.credit(self.id):
+                await self._sender.park()
+            elif self._writer.crowded and not waited:
+                await self._writer.wait_turn()
+                waited = True
+            else:
+                return
+            self._check_sendable()
 
     async def send_eof(self) -> None:
         """End our half: the other side sees the end, and can go on sending. Again, it does nothing."""

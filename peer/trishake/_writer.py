@@ -18,7 +18,10 @@ from trishake_protocol import Session, Streams
 
 from ._wire import Wire
 
-_FULL: Final = 128 * 1024
+CHUNK: Final = 64 * 1024
+"""Bytes of one stream that are queued at a time: then it is another stream's turn."""
+
+_FULL: Final = 2 * CHUNK
 """Bytes queued on one connection, from which on who sends has to wait."""
 
 _CLOSE_TOGETHER: Final = 50e-6
@@ -56,12 +59,16 @@ class Writer:
         self._last = -1.0  # when we wrote last, on Trio's clock
 
     @property
-    def full(self) -> bool:
-        """Whether so much is queued that who sends has to wait."""
-        return self._streams.unsent + self._wire.backlog >= _FULL
+    def crowded(self) -> bool:
+        """Whether who sends has to wait: so much is queued, or others wait already."""
+        return bool(self._room) or self._queued >= _FULL
 
-    async def wait_room(self) -> None:
-        """Wait until some of what is queued was written, or the connection has ended: look again then."""
+    @property
+    def _queued(self) -> int:
+        return self._streams.unsent + self._wire.backlog
+
+    async def wait_turn(self) -> None:
+        """Wait in line until there is room for CHUNK bytes more, or the connection has ended."""
         await self._room.park()
 
     async def flush(self) -> None:
@@ -77,9 +84,9 @@ class Writer:
             self._fail(error)
         finally:
             self._last = trio.current_time()
-            self._room.unpark_all()
             if self._wire.backlog or self._session.has_data_to_send:
                 self.flush_soon()
+            self._admit()
 
     def flush_soon(self) -> None:
         """Have what is queued written by a task of its own. No checkpoint."""
@@ -93,8 +100,15 @@ class Writer:
         self.wake()
 
     def wake(self) -> None:
-        """Everyone who waits for room looks again."""
+        """Everyone who waits looks again."""
         self._room.unpark_all()
+
+    def _admit(self) -> None:
+        """Something was written: as many of those who wait as there is room for, first come first served."""
+        if self._running:
+            self._room.unpark(count=max(0, _FULL - self._queued) // CHUNK)
+        else:
+            self.wake()  # nobody will write again until somebody sends
 
     def _follows_closely(self) -> bool:
         return self._streams.unsent < _GATHERED and trio.current_time() - self._last < _CLOSE_TOGETHER
@@ -108,11 +122,12 @@ class Writer:
                     return
                 await self._wire.flush()
                 self._last = trio.current_time()
-                self._room.unpark_all()
+                self._admit()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._fail(error)
         finally:
             self._running = False
+            self._admit()
 
     async def _gather(self) -> None:
         """Let those who are just sending add to what is queued, as long as two turns bring more."""

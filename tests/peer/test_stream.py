@@ -684,6 +684,50 @@ async def test_much_passes_both_ways_at_once_on_many_streams() -> None:
                 nursery.start_soon(talk, number)
 
 
+async def test_streams_that_send_much_at_once_get_about_as_far() -> None:
+    """When the first of eight has sent all of its 4 MiB, none of the others is behind by a quarter."""
+    size = 4 * 1024 * 1024
+    arrived: Counter[int] = Counter()
+    when_the_first_was_done: list[int] = []
+
+    async def take(stream: Stream) -> None:
+        async for chunk in stream:
+            arrived[stream.id] += len(chunk)
+            if arrived[stream.id] == size and not when_the_first_was_done:
+                when_the_first_was_done.extend(arrived.values())
+
+    async with met() as two:
+        two.bob.handle("take/1", take)
+        streams = [await two.at_ada.open_stream("take/1") for _ in range(8)]
+        async with trio.open_nursery() as nursery:
+            for stream in streams:
+                nursery.start_soon(stream.send_all, bytes(size))
+        for stream in streams:
+            await stream.aclose()
+        with trio.fail_after(5):
+            while len(two.at_bob.streams):
+                await trio.sleep(0.001)
+    assert len(when_the_first_was_done) == 8
+    assert min(when_the_first_was_done) > size * 3 / 4
+
+
+async def test_a_short_question_is_answered_while_others_send_much() -> None:
+    answered = 0
+    async with met() as two:
+        two.bob.handle("echo/1", echo)
+        two.bob.handle("take/1", read_to_end)
+        question = await two.at_ada.open_stream("echo/1")
+        bulk = [await two.at_ada.open_stream("take/1") for _ in range(4)]
+        async with trio.open_nursery() as nursery:
+            for stream in bulk:
+                nursery.start_soon(stream.send_all, bytes(4 * 1024 * 1024))
+            while nursery.child_tasks:
+                await question.send_all(b"?")
+                assert await question.receive_some() == b"?"
+                answered += 1
+    assert answered > 5
+
+
 # --- few records, few system calls ----------------------------------------------------------------------
 
 
