@@ -78,9 +78,8 @@ class _UnixListener(trio.abc.Listener[trio.SocketStream]):
         if self._file is not None and _identity(self._path) == self._file:
             try:
                 os.unlink(self._path)
-            except (
-                OSError
-            ) as error:  # the directory is not ours to change any more: the next one replaces the file
+            except OSError as error:
+                # The directory is not ours to change any more: who listens there next replaces the file.
                 _log.warning("a socket file is left behind: %s", error)
         self._file = None
         await self._listener.aclose()
