@@ -229,6 +229,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
             raise
         finally:
             self._writer.stop()
+            self._finish(ConnectionClosed(f"the connection to {self.peer} failed here", by_peer=False))
             assert self._end is not None
             self._on_end(self, self._end)
             self._ended.set()

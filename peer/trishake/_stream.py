@@ -108,8 +108,9 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def _finish(self) -> None:
         self._our_half_finished = True
-        self._streams.finish(self.id)
-        self._writer.flush_soon()
+        if self.id in self._streams:  # else it has just been reset, and we are about to hear of it
+            self._streams.finish(self.id)
+            self._writer.flush_soon()
 
     def _check_sendable(self) -> None:
         self._check_open()

@@ -254,10 +254,14 @@ class Streams:
         left -= len(part)
         self._body = (frame, left) if left else None
         stream = self._streams.get(frame.stream)
-        if stream is not None:
+        if stream is not None and not self._comes_to_nothing(frame, stream):
             self._take(frame.stream, stream, part)
         if not left:
             self._read_flags(frame)
+
+    def _comes_to_nothing(self, frame: MuxFrame, stream: _Stream) -> bool:
+        """Whether it opens a stream and resets it: nobody could answer that. An answer beside a reset is read."""
+        return bool(frame.flags & MuxFlag.RST) and stream.machine.state is StreamState.AWAIT_PROTOCOL
 
     def _read_window_update(self, frame: MuxFrame) -> None:
         stream = self._stream_of(frame)

@@ -529,6 +529,7 @@ ODD: Final[dict[str, Callable[[Hostile], bytes]]] = {
     "opened with credit": lambda h: (
         yamux.window_update(h.mine(1), 2**20, SYN) + yamux.data(h.mine(1), asks_for("echo/1"))
     ),
+    "opened for nobody and reset in one": lambda h: yamux.data(h.mine(1), asks_for("none/1"), SYN | RST),
     "opened and reset in one": lambda h: yamux.data(h.mine(1), asks_for("echo/1"), SYN | RST),
     "opened and finished in one": lambda h: yamux.data(h.mine(1), asks_for("echo/1"), SYN | FIN),
     "opened with nothing": lambda h: yamux.window_update(h.mine(1), 0, SYN),

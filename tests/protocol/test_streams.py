@@ -860,6 +860,14 @@ def test_a_stream_that_is_reset_before_its_protocol_is_there_was_abandoned() -> 
     assert hear(streams, yamux.data(3, b"", SYN | RST)) == [StreamReset(3, True)]
 
 
+def test_a_stream_that_is_opened_and_reset_in_one_frame_is_never_shown() -> None:
+    """Whoever was told of it, and answered, would be told that there is no such stream."""
+    streams = Streams(RESPONDER)
+    assert hear(streams, yamux.data(1, b"\x04echo", SYN | RST)) == [StreamReset(1, True)]
+    assert hear(streams, yamux.data(3, b"\x04ec", SYN), yamux.data(3, b"ho", RST)) == [StreamReset(3, True)]
+    assert len(streams) == 0
+
+
 def test_a_reset_overrules_fin() -> None:
     streams, id_ = their_open_stream()
     assert hear(streams, yamux.window_update(id_, 0, FIN | RST)) == [StreamReset(id_, False)]
