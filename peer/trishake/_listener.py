@@ -19,8 +19,11 @@ from ._transport import Bound
 
 _log = logging.getLogger("trishake")
 
-_OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-_PAUSE_WHEN_OUT_OF_RESOURCES: Final = 0.1
+_NO_LISTENER: Final = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
+"""What says that the listening socket itself is none: our own fault. Anything else passes: the system is out of
+something, or one dialer's connection has failed before it was ours (accept(2), "Error handling")."""
+
+_PAUSE: Final = 0.1
 """Seconds; a file descriptor may be free by then."""
 
 
@@ -85,10 +88,10 @@ class Listener(trio.abc.AsyncResource):
             except trio.ClosedResourceError:
                 return
             except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
+                if error.errno in _NO_LISTENER:
                     raise
                 _log.error("cannot accept at %r: %s", self, error)
-                await trio.sleep(_PAUSE_WHEN_OUT_OF_RESOURCES)
+                await trio.sleep(_PAUSE)
             else:
                 greetings.start_soon(self._greet, stream, greet)
 

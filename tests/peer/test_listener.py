@@ -137,8 +137,19 @@ async def test_one_who_breaks_the_protocol_behind_ready_ends_his_own_connection_
 # --- out of resources -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
-async def test_a_system_that_is_out_of_something_is_logged_and_tried_again(
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.EHOSTUNREACH,
+    ],
+)
+async def test_an_accept_that_fails_is_logged_and_tried_again(
     number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The socket listener fails twice, as the kernel would have it, and then is itself again."""
