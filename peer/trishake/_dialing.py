@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import trio
-
 from trishake_protocol import PeerId, Role
 
 from ._addresses import Address
 from ._connection import Connection
 from ._errors import DialError, InvalidAddress, NoResponse, Phase, Refused, Rejected
-
-_STAGGER: Final = 0.25
-"""Seconds before the next address is dialed beside those under way (RFC 8305, section 5)."""
+from ._transport import race
 
 _KNOWN_PEERS: Final = 4096
 _KNOWN_ADDRESSES: Final = 8
@@ -61,26 +57,18 @@ async def first_to_accept(
     """
     accepted: list[Connection] = []
     errors: dict[int, DialError] = {}
-    failed = [trio.Event() for _ in addresses]
 
-    async def attempt(index: int) -> None:
+    async def attempt(index: int) -> bool:
         try:
             accepted.append(await dial(addresses[index]))
         except DialError as error:
             errors[index] = error
-            if not (isinstance(error, Rejected) and error.authenticated and addresses[index].peer is not None):
-                failed[index].set()
-                return
-        attempts.cancel_scope.cancel()
+            return isinstance(error, Rejected) and error.authenticated and addresses[index].peer is not None
+        return True
 
     taken: Connection | None = None
     try:
-        async with trio.open_nursery() as attempts:
-            for index in range(len(addresses)):
-                attempts.start_soon(attempt, index)
-                if index + 1 < len(addresses):
-                    with trio.move_on_after(_STAGGER):
-                        await failed[index].wait()
+        await race(len(addresses), attempt)
         taken = accepted[0] if accepted else None
     finally:
         for connection in accepted:

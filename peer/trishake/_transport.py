@@ -12,7 +12,7 @@ import abc
 import errno
 import os
 import socket as stdlib_socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Final, TypeAlias, cast
@@ -24,7 +24,7 @@ from ._errors import Cause, NoResponse, Phase
 from ._limits import Limits
 
 _STAGGER: Final = 0.25
-"""Seconds before the next place is tried beside those under way (RFC 8305, section 5)."""
+"""Seconds before the next attempt begins beside those under way (RFC 8305, section 5)."""
 
 _CAUSES: Final = {
     errno.ECONNREFUSED: Cause.REFUSED,
@@ -120,28 +120,21 @@ async def _race(
     """Try the places, each a little after the one before (RFC 8305). Raises the first one's error."""
     winner: list[trio.abc.Stream] = []
     errors: dict[int, OSError | trio.BrokenResourceError | NoResponse] = {}
-    failed = [trio.Event() for _ in places]
 
-    async def attempt(index: int) -> None:
+    async def attempt(index: int) -> bool:
         try:
             stream = await transport.connect(address, places[index], nursery)
         except (OSError, trio.BrokenResourceError, NoResponse) as error:
             errors[index] = error
-            failed[index].set()
+            return False
+        if winner:  # two in one tick
+            await _abandon(stream)
         else:
-            if winner:  # two in one tick
-                await _abandon(stream)
-            else:
-                winner.append(stream)
-                attempts.cancel_scope.cancel()
+            winner.append(stream)
+        return True
 
     try:
-        async with trio.open_nursery() as attempts:
-            for index in range(len(places)):
-                attempts.start_soon(attempt, index)
-                if index + 1 < len(places):
-                    with trio.move_on_after(_STAGGER):
-                        await failed[index].wait()
+        await race(len(places), attempt)
     except BaseException:
         for stream in winner:  # connected, and cancelled before anyone had it
             await _abandon(stream)
@@ -149,6 +142,28 @@ async def _race(
     if winner:
         return winner[0]
     raise errors[min(errors)]
+
+
+async def race(count: int, attempt: Callable[[int], Awaitable[bool]]) -> None:
+    """Start attempts 0, 1, … each a little after the one before, or at once when that has failed (RFC 8305).
+
+    attempt: whether the race is over with it; the others are cancelled then. Returns when it is over, or when all
+    have failed.
+    """
+    failed = [trio.Event() for _ in range(count)]
+
+    async def run(index: int) -> None:
+        if await attempt(index):
+            attempts.cancel_scope.cancel()
+        else:
+            failed[index].set()
+
+    async with trio.open_nursery() as attempts:
+        for index in range(count):
+            attempts.start_soon(run, index)
+            if index + 1 < count:
+                with trio.move_on_after(_STAGGER):
+                    await failed[index].wait()
 
 
 async def _abandon(stream: trio.abc.Stream) -> None:
