@@ -381,16 +381,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
         self._abandoned = since, count = (since, count + 1) if now < since + 1 else (now, 1)
         if count > self._limits.resets_per_second and self._end is None:
             text = f"more than {self._limits.resets_per_second} streams a second opened and reset at once"
-            self._session.close(CloseCode.PROTOCOL, text)
             self._violated = True
-            self._finish(
-                ConnectionClosed(
-                    f"the connection to {self.peer} was ended: {text}",
-                    code=CloseCode.PROTOCOL,
-                    text=text,
-                    by_peer=False,
-                )
-            )
+            self._close(Close(CloseCode.PROTOCOL, text), f"was ended: {text}")
 
     # --- liveness ---------------------------------------------------------------------------------------
 
@@ -458,8 +450,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
             while self._streams and self._end is None:
                 await self._settled.park()
 
-    def _close(self, close: Close) -> None:
-        """Say CLOSE, and have ended; who reads waits for theirs."""
+    def _close(self, close: Close, how: str | None = None) -> None:
+        """Say CLOSE, and have ended; who reads waits for theirs. how: what became of the connection, in words."""
         if close.code is CloseCode.NORMAL:
             self._session.finish(close.text)
         else:
@@ -468,7 +460,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         self._writer.flush_soon()
         self._finish(
             ConnectionClosed(
-                f"the connection to {self.peer} was closed here ({code_name(close.code)})",
+                f"the connection to {self.peer} {how or f'was closed here ({code_name(close.code)})'}",
                 code=close.code,
                 text=close.text,
                 by_peer=False,
