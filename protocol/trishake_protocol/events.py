@@ -1,4 +1,4 @@
-"""What a session tells its runtime: frozen dataclasses, one for each thing that can happen.
+"""What a session tells its runtime: one immutable class for each thing that can happen.
 
 `Session.next_event` hands them out in order. What breaks the protocol is no event: it is raised.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import CloseCode, Reason
 from .identity import PeerId
@@ -67,11 +68,11 @@ class Rejected:
     suites: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DataReceived:
+class DataReceived(NamedTuple):
     """The next part of the other side's byte stream, never empty.
 
     stream: which one; 0 where there are no streams. `Streams.consume` gives credit for it.
+    There is one for every record: a tuple is made in a quarter of the time of a frozen dataclass.
     """
 
     data: bytes

@@ -22,7 +22,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
@@ -558,10 +558,10 @@ class MuxFlag(enum.IntEnum):
 
 
 _MUX_HEADER: Final = struct.Struct(">BBHII")
+_MUX_TYPES: Final = tuple(MuxType)
 
 
-@dataclass(frozen=True, slots=True)
-class MuxFrame:
+class MuxFrame(NamedTuple):
     """The header of a yamux frame, version 0.
 
     length: of DATA, the bytes behind the header; of WINDOW_UPDATE, the credit; of PING, its value; of GO_AWAY,
@@ -577,14 +577,14 @@ class MuxFrame:
         return _MUX_HEADER.pack(0, self.type, self.flags, self.stream, self.length)
 
     @classmethod
-    def decode(cls, data: bytes | bytearray) -> MuxFrame:
-        """From the first 12 bytes. Raises RemoteProtocolError for another version or type."""
-        version, type_, flags, stream, length = _MUX_HEADER.unpack_from(data)
+    def decode(cls, data: bytes | bytearray, offset: int = 0) -> MuxFrame:
+        """From the 12 bytes at the offset. Raises RemoteProtocolError for another version or type."""
+        version, type_, flags, stream, length = _MUX_HEADER.unpack_from(data, offset)
         if version:
             raise RemoteProtocolError(f"a yamux frame of version {version}", reason=CloseCode.PROTOCOL)
-        if type_ > MuxType.GO_AWAY:
+        if type_ >= len(_MUX_TYPES):
             raise RemoteProtocolError(f"a yamux frame of unknown type {type_}", reason=CloseCode.PROTOCOL)
-        return cls(MuxType(type_), flags, stream, length)
+        return cls(_MUX_TYPES[type_], flags, stream, length)
 
 
 @dataclass(frozen=True, slots=True)

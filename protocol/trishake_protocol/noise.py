@@ -63,10 +63,10 @@ class CipherState:
         self.n += 1
         return ciphertext
 
-    def decrypt_with_ad(self, ad: bytes, ciphertext: bytes) -> bytes:
+    def decrypt_with_ad(self, ad: bytes, ciphertext: bytes | memoryview) -> bytes:
         """The plaintext. Raises HandshakeError if the tag is wrong; key and nonce are then unchanged."""
         if self._aead is None:
-            return ciphertext
+            return bytes(ciphertext)
         try:
             plaintext = self._aead.decrypt(self._cipher.nonce(self.n), ciphertext, ad)
         except InvalidTag:

@@ -60,7 +60,7 @@ from .messages import (
 )
 from .patterns import Role, Suite
 from .primitives import MLKEM768, SHA256, Kem, KeyPair
-from .records import FrameHeader, RecordReader, RecordWriter, frame_bounds
+from .records import RECORD_BOUNDS, FrameHeader, RecordReader, RecordWriter, frame_bounds
 from .states import Direction, Input, Machine, Record, State
 from .streams import Streams
 
@@ -83,10 +83,12 @@ class Session:
         self._profile = profile
         self._is_own_dial = is_own_dial
 
-        self._inbox = bytearray()
+        self._inbox: bytes | bytearray = b""
+        self._read_to = 0
+        """Where in the inbox we are; 0 until the session is open."""
         self._eof = False
         self._failure: RemoteProtocolError | None = None
-        self._outbox: list[bytes | tuple[RecordType, bytes]] = []
+        self._outbox: list[bytes | tuple[RecordType, bytes | memoryview]] = []
         self._pong: Ping | None = None
         self._closing = False  # we closed for good: DATA that crosses our CLOSE is discarded (section 9)
 
@@ -199,7 +201,7 @@ class Session:
         """How many bytes `receive_data` should be given at most now; 0 while PAUSED with a full buffer."""
         if self._machine.state in _PEER_UNKNOWN:
             return max(0, limits.HANDSHAKE_BUFFER - len(self._inbox))
-        return limits.FRAME_HEADER + limits.MAX_NOISE_MESSAGE
+        return 2 * (limits.FRAME_HEADER + limits.MAX_NOISE_MESSAGE)
 
     @property
     def has_data_to_send(self) -> bool:
@@ -220,8 +222,15 @@ class Session:
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes as they came, in any segmentation. After the end of the session they are dropped."""
-        if self._machine.state is not State.ENDED:
+        if self._machine.state is State.ENDED:
+            return
+        if self._read_to == len(self._inbox):
+            self._inbox = bytes(data)  # of bytes this is no copy
+        else:
+            if self._read_to or isinstance(self._inbox, bytes):
+                self._inbox = bytearray(memoryview(self._inbox)[self._read_to :])
             self._inbox += data
+        self._read_to = 0
 
     def receive_eof(self) -> None:
         """The other side's bytes have ended."""
@@ -236,22 +245,19 @@ class Session:
             raise self._failure
         try:
             while True:
-                match self._machine.state:
-                    case State.PEER_IDENTIFIED:
-                        return Wait.PAUSED
-                    case State.ENDED:
-                        return Wait.NEED_DATA
-                    case State.OPEN if self.streams is not None and (event := self._next_of_streams()):
-                        return event
-                    case _:
-                        frame = self._take_frame()
-                if frame is None:
+                state = self._machine.state
+                if state is State.OPEN:
+                    event = self._next_while_open()
+                elif state is State.PEER_IDENTIFIED:
+                    return Wait.PAUSED
+                elif state is State.ENDED:
+                    return Wait.NEED_DATA
+                else:
+                    event = self._next_of_greeting(state)
+                if event is None:
                     self._check_eof()
                     return Wait.NEED_DATA
-                type_, body = frame
-                event = self._READERS[self._machine.state, type_](self, body)
-                if event is not None:
-                    return event
+                return event
         except RemoteProtocolError as error:
             self._fail(error)
             raise
@@ -261,7 +267,10 @@ class Session:
         if self._pong is not None:
             self._outbox.append((RecordType.PING, self._pong.encode()))
             self._pong = None
-        self._take_streams()
+        if self.streams is not None:
+            self._take_streams(self.streams)
+        if not self._outbox:
+            return b""
         parts: list[bytes] = []
         for item in self._outbox:
             if isinstance(item, bytes):
@@ -273,7 +282,7 @@ class Session:
                 break
             parts.append(self._writer.encode(*item))
         self._outbox.clear()
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # --- what the application decides -------------------------------------------------------------------
 
@@ -343,7 +352,7 @@ class Session:
         if self.streams is not None:
             raise LocalProtocolError("this session has streams: send on one of them")
         self._machine.record_sent(Record.DATA)
-        self._queue_all(memoryview(data))
+        self._queue_data(data)
 
     def finish(self, text: str | None = None) -> None:
         """End our direction; the other goes on, unless both sides have streams (CLOSE NORMAL, section 9).
@@ -370,27 +379,66 @@ class Session:
 
     # --- reading: frames --------------------------------------------------------------------------------
 
-    def _take_frame(self) -> tuple[FrameType, bytes] | None:
-        """The next frame, if the state allows its type, its length is in bounds, and all of it is there."""
-        if self._machine.state is State.AWAIT_SYN and not self._preface_read and not self._read_preface():
+    def _next_of_greeting(self, state: State) -> Event | None:
+        """The next frame, if the state reads it, its length is in bounds, and all of it is there."""
+        if state is State.AWAIT_SYN and not self._preface_read and not self._read_preface():
             return None
         if not self._inbox:
             return None
-        type_ = self._check_type(self._inbox[0])
-        header = FrameHeader.decode(self._inbox)
-        if type_ is None or header is None:
+        read = self._READERS.get((state, self._inbox[0]))
+        if read is None:
+            self._refuse_type(self._inbox[0])
             return None
-        if header.length not in frame_bounds(type_, self.suite):
+        header = FrameHeader.decode(self._inbox)
+        if header is None:
+            return None
+        if header.length not in frame_bounds(header.type, self.suite):
+            type_ = FrameType(header.type)
             raise self._unfit(type_, f"a {type_.name} of {header.length} bytes")
         end = limits.FRAME_HEADER + header.length
         if len(self._inbox) < end:
             return None
         body = bytes(self._inbox[limits.FRAME_HEADER : end])
-        del self._inbox[:end]
-        return type_, body
+        self._inbox = self._inbox[end:]
+        return read(self, body)
 
-    def _check_type(self, byte: int) -> FrameType | None:
-        """The frame's type, if this state reads it; None while more bytes could tell a foreign protocol."""
+    def _next_while_open(self) -> Event | None:
+        """The next event of an open session: of its streams, if it has such, or of a record."""
+        assert self._reader is not None
+        event: Event | None
+        while True:
+            if self.streams is not None and not self._closing and (event := self.streams.next_event()) is not None:
+                return event
+            body = self._take_record()
+            if body is None:
+                return None
+            type_, content = self._reader.decode(body)
+            event = self._read_data(content) if type_ is RecordType.DATA else self._read_control(type_, content)
+            if event is not None:
+                return event
+
+    def _take_record(self) -> memoryview | None:
+        """The body of the next RECORD, if all of it is there. Nothing else comes while the session is open."""
+        inbox, start = self._inbox, self._read_to
+        left = len(inbox) - start
+        if not left:
+            self._inbox, self._read_to = b"", 0
+            return None
+        if inbox[start] != FrameType.RECORD:
+            self._refuse_type(inbox[start])
+        if left < limits.FRAME_HEADER:
+            return None
+        length = inbox[start + 1] << 8 | inbox[start + 2]
+        if length not in RECORD_BOUNDS:
+            raise self._unfit(FrameType.RECORD, f"a RECORD of {length} bytes")
+        if left < limits.FRAME_HEADER + length:
+            return None
+        start += limits.FRAME_HEADER
+        self._read_to = start + length
+        return memoryview(inbox)[start : start + length]
+
+    def _refuse_type(self, byte: int) -> None:
+        """Raise for a frame of a type that this state does not read, unless more bytes may tell whose it is."""
         state = self._machine.state
         try:
             type_ = FrameType(byte)
@@ -398,11 +446,9 @@ class Session:
             if state is not State.AWAIT_SYN_ACK:
                 raise self._unfit(None, f"a frame of unknown type 0x{byte:02x}") from None
             if may_become_known(self._inbox) and not self._eof:
-                return None
+                return
             raise ForeignProtocol(foreign_protocol(self._inbox)) from None
-        if (state, type_) not in self._READERS:
-            raise self._unfit(type_, f"{type_.name} arrived while {state.value}")
-        return type_
+        raise self._unfit(type_, f"{type_.name} arrived while {state.value}")
 
     def _unfit(self, type_: FrameType | None, text: str) -> RemoteProtocolError:
         """The error for a frame that does not belong here, by its type or its length."""
@@ -442,7 +488,7 @@ class Session:
         preface, length = decoded
         self._handshake.read_preface(preface)
         self._preface_read = True
-        del self._inbox[:length]
+        self._inbox = self._inbox[length:]
         return True
 
     def _read_syn(self, body: bytes) -> Event:
@@ -500,19 +546,13 @@ class Session:
             alert.code, False, retry_after=alert.retry_after, versions=alert.versions, suites=alert.suites
         )
 
-    def _read_record(self, body: bytes) -> Event | None:
-        """A record of the open session; None if it is nobody's business but ours."""
-        assert self._reader is not None
-        type_, content = self._reader.decode(body)
-        match type_:
-            case RecordType.DATA:
-                return self._read_data(content)
-            case RecordType.CLOSE:
-                return self._read_close(Close.decode(content))
-            case RecordType.PING:
-                return self._read_ping(Ping.decode(content))
-            case RecordType.VERDICT:
-                raise RemoteProtocolError("a VERDICT on an open session", reason=CloseCode.PROTOCOL)
+    def _read_control(self, type_: RecordType, content: bytes) -> Event | None:
+        """A record of the open session that carries no data; None if it is nobody's business but ours."""
+        if type_ is RecordType.CLOSE:
+            return self._read_close(Close.decode(content))
+        if type_ is RecordType.PING:
+            return self._read_ping(Ping.decode(content))
+        raise RemoteProtocolError(f"a {type_.name} on an open session", reason=CloseCode.PROTOCOL)
 
     def _read_data(self, content: bytes) -> Event | None:
         if not content:
@@ -524,10 +564,6 @@ class Session:
             return DataReceived(content)
         self.streams.receive_data(content)
         return None  # its events come with the next turn of the loop
-
-    def _next_of_streams(self) -> Event | None:
-        assert self.streams is not None
-        return None if self._closing else self.streams.next_event()
 
     def _read_close(self, close: Close) -> Event:
         kind = self._kind_of_close(close.code)
@@ -561,15 +597,22 @@ class Session:
     def _queue_frame(self, type_: FrameType, body: bytes) -> None:
         self._outbox.append(encode_frame(type_, body))
 
-    def _queue_record(self, type_: RecordType, content: bytes) -> None:
+    def _queue_record(self, type_: RecordType, content: bytes | memoryview) -> None:
         self._outbox.append((type_, content))
 
-    def _queue_all(self, data: memoryview) -> None:
+    def _queue_data(self, data: bytes | bytearray | memoryview) -> None:
         """DATA records of equal size: a full one and a crumb would cost more than two halves."""
-        count = -(-len(data) // limits.MAX_RECORD_CONTENT)
-        size = -(-len(data) // count) if count else 1
-        for start in range(0, len(data), size):
-            self._queue_record(RecordType.DATA, bytes(data[start : start + size]))
+        view = memoryview(data)
+        if not isinstance(view.obj, bytes):
+            view = memoryview(bytes(view))  # it may be changed before it is encrypted
+        if len(view) <= limits.MAX_RECORD_CONTENT:
+            if view:
+                self._queue_record(RecordType.DATA, view)
+            return
+        count = -(-len(view) // limits.MAX_RECORD_CONTENT)
+        size = -(-len(view) // count)
+        for start in range(0, len(view), size):
+            self._queue_record(RecordType.DATA, view[start : start + size])
 
     @property
     def _unsent_of_streams(self) -> int:
@@ -579,14 +622,15 @@ class Session:
             return 0
         return self.streams.unsent
 
-    def _take_streams(self) -> None:
-        if self.streams is not None and self._unsent_of_streams:
-            self._queue_all(memoryview(self.streams.data_to_send()))
+    def _take_streams(self, streams: Streams) -> None:
+        if self._unsent_of_streams:
+            self._queue_data(streams.data_to_send())
 
     def _send_close(self, close: Close) -> None:
         content = close.encode()
         kind = self._kind_of_close(close.code)
-        self._take_streams()
+        if self.streams is not None:
+            self._take_streams(self.streams)
         self._machine.record_sent(kind)
         if kind is Record.CLOSE:
             self._closing = True
@@ -622,11 +666,12 @@ class Session:
         elif isinstance(error, GreetingRefused):
             self._answer_refused(error.reason)
         self._machine.end()
-        self._inbox.clear()
+        self._inbox, self._read_to = b"", 0
 
     def _close_after(self, error: RemoteProtocolError) -> None:
         self._pong = None
-        self._take_streams()
+        if self.streams is not None:
+            self._take_streams(self.streams)
         if self._machine.sending is not Direction.CLOSED:
             code = error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
             self._queue_record(RecordType.CLOSE, Close(code).encode())
@@ -648,7 +693,7 @@ class Session:
 
     _MAX_PREFACE = limits.PREFACE_HEADER + 2 * limits.MAX_OFFERS + limits.MAX_EXTENSION
 
-    _READERS: Final = {
+    _READERS: Final[dict[tuple[State, int], Callable[[Session, bytes], Event]]] = {
         (State.AWAIT_SYN, FrameType.SYN): _read_syn,
         (State.AWAIT_SYN, FrameType.ALERT): _read_alert,
         (State.AWAIT_SYN_ACK, FrameType.SYN_ACK): _read_syn_ack,
@@ -657,5 +702,5 @@ class Session:
         (State.AWAIT_ACK, FrameType.ALERT): _read_alert,
         (State.AWAIT_VERDICT, FrameType.RECORD): _read_verdict,
         (State.AWAIT_VERDICT, FrameType.ALERT): _read_alert,
-        (State.OPEN, FrameType.RECORD): _read_record,
     }
+    """Who reads which frame of the greeting."""

@@ -47,7 +47,13 @@ from .errors import CloseCode, LocalProtocolError, RemoteProtocolError
 from .patterns import Role
 
 
-class State(enum.Enum):
+class _Named(enum.Enum):
+    """What the tables are looked up by, several times for every record."""
+
+    __hash__ = object.__hash__  # Enum's own is a function in Python, which costs as much as the rest of a look-up
+
+
+class State(_Named):
     AWAIT_SYN = "waiting for SYN"
     AWAIT_SYN_ACK = "waiting for SYN-ACK"
     AWAIT_ACK = "waiting for ACK"
@@ -57,7 +63,7 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
-class Input(enum.Enum):
+class Input(_Named):
     SYN = "SYN"
     SYN_ACK = "SYN-ACK"
     ACK = "ACK"
@@ -70,20 +76,20 @@ class Input(enum.Enum):
     REFUSE = "refuse"
 
 
-class Direction(enum.Enum):
+class Direction(_Named):
     OPEN = "open"
     FINISHED = "half-closed"
     CLOSED = "closed"
 
 
-class Record(enum.Enum):
+class Record(_Named):
     DATA = "DATA"
     PING = "PING"
     FINISH = "CLOSE NORMAL"
     CLOSE = "CLOSE"
 
 
-class StreamState(enum.Enum):
+class StreamState(_Named):
     AWAIT_PROTOCOL = "not greeted yet"
     ASKED = "waiting for our answer"
     AWAIT_ANSWER = "waiting for the other side's answer"
@@ -91,7 +97,7 @@ class StreamState(enum.Enum):
     REFUSED = "refused"
 
 
-class StreamInput(enum.Enum):
+class StreamInput(_Named):
     PROTOCOL = "a protocol id"
     ACCEPTED = "the answer that accepts"
     REFUSED = "an answer that refuses"
@@ -100,12 +106,12 @@ class StreamInput(enum.Enum):
     REFUSE = "refuse"
 
 
-class Half(enum.Enum):
+class Half(_Named):
     OPEN = "open"
     FINISHED = "finished"
 
 
-class Part(enum.Enum):
+class Part(_Named):
     DATA = "DATA"
     FIN = "FIN"
 

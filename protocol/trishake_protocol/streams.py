@@ -66,7 +66,8 @@ class Streams:
         self._forgotten = 0  # the highest id that has been dropped from there
         self._leaving = False
 
-        self._inbox = bytearray()
+        self._inbox = b""
+        self._read_to = 0  # where in it we are
         self._body: tuple[MuxFrame, int] | None = None  # the DATA frame under way, and its bytes still to come
         self._events: deque[StreamEvent] = deque()
 
@@ -136,7 +137,7 @@ class Streams:
         """
         stream = self._answered(id_)
         stream.machine.sent(Part.DATA)
-        part = bytes(data[: stream.send_window])
+        part = bytes(data if len(data) <= stream.send_window else data[: stream.send_window])
         if part:
             self._queue_data(stream, part)
         return len(part)
@@ -176,18 +177,21 @@ class Streams:
 
     def receive_data(self, data: bytes) -> None:
         """Take the content of a DATA record."""
-        self._inbox += data
+        self._inbox = self._inbox[self._read_to :] + data  # mostly nothing is left, and then it is no copy
+        self._read_to = 0
 
     def next_event(self) -> StreamEvent | None:
         """What happened next, or None until more data comes. Raises RemoteProtocolError for a breach."""
         while not self._events:
+            left = len(self._inbox) - self._read_to
+            if not left:
+                self._inbox, self._read_to = b"", 0
+                return None
             if self._body is not None:
-                if not self._inbox:
-                    return None
                 self._read_body(*self._body)
-            elif len(self._inbox) >= MUX_HEADER:
-                frame = MuxFrame.decode(self._inbox)
-                del self._inbox[:MUX_HEADER]
+            elif left >= MUX_HEADER:
+                frame = MuxFrame.decode(self._inbox, self._read_to)
+                self._read_to += MUX_HEADER
                 self._read_frame(frame)
             else:
                 return None
@@ -206,15 +210,16 @@ class Streams:
     # --- reading ----------------------------------------------------------------------------------------
 
     def _read_frame(self, frame: MuxFrame) -> None:
+        if frame.type is MuxType.DATA:
+            self._read_data(frame)
+            return
         match frame.type:
-            case MuxType.DATA:
-                self._read_data(frame)
             case MuxType.WINDOW_UPDATE:
                 self._read_window_update(frame)
             case MuxType.PING:
                 if frame.flags & MuxFlag.SYN:
                     self._pong = frame.length  # the latest is answered, at most one is pending
-            case MuxType.GO_AWAY:
+            case _:
                 self._events.append(GoAwayReceived(frame.length))
 
     def _read_data(self, frame: MuxFrame) -> None:
@@ -249,14 +254,14 @@ class Streams:
 
     def _read_body(self, frame: MuxFrame, left: int) -> None:
         """As much of the body of DATA as is there."""
-        part = bytes(self._inbox[:left])
-        del self._inbox[:left]
+        part = self._inbox[self._read_to : self._read_to + left]
+        self._read_to += len(part)
         left -= len(part)
         self._body = (frame, left) if left else None
         stream = self._streams.get(frame.stream)
         if stream is not None and not self._comes_to_nothing(frame, stream):
             self._take(frame.stream, stream, part)
-        if not left:
+        if frame.flags and not left:
             self._read_flags(frame)
 
     def _comes_to_nothing(self, frame: MuxFrame, stream: _Stream) -> bool:
@@ -324,15 +329,18 @@ class Streams:
 
     def _take(self, id_: int, stream: _Stream, part: bytes) -> None:
         """Bytes of a stream: first its greeting, then data."""
+        rest = part
         match stream.machine.state:
+            case StreamState.OPEN:
+                pass
             case StreamState.REFUSED:
                 return  # "discards what arrives"
             case StreamState.AWAIT_PROTOCOL:
                 rest = self._read_protocol(id_, stream, part)
             case StreamState.AWAIT_ANSWER:
                 rest = self._read_answer(id_, stream, part)
-            case _:
-                rest = part
+            case StreamState.ASKED:
+                pass  # "its data may follow already"
         if rest:
             self._events.append(DataReceived(rest, id_))
 
@@ -427,9 +435,7 @@ class Streams:
         self._queue(MuxFrame(MuxType.DATA, flags, stream.machine.stream, len(data)), data)
 
     def _queue(self, frame: MuxFrame, body: bytes = b"") -> None:
-        self._outbox.append(frame.encode())
-        if body:
-            self._outbox.append(body)
+        self._outbox += frame.encode(), body
         self._unsent += MUX_HEADER + len(body)
 
 
