@@ -162,7 +162,8 @@ class Greeter:
             self.wire.queue(self.session)
             if self.wire.pending and self._write_failure is None:
                 with self.reading_first():
-                    await self.wire.flush()
+                    if not self.wire.write_now():
+                        await self.wire.flush()
             if not await self.receive() and self._write_failure is not None:
                 raise self.no_response(Cause.RESET) from self._write_failure
         assert not isinstance(event, Wait)
@@ -344,7 +345,8 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
             greeter.progress(Step.SYN_SENT)
             greeter.wire.queue(session)
             with greeter.reading_first():
-                await greeter.wire.flush()
+                if not greeter.wire.write_now():
+                    await greeter.wire.flush()
             event = await greeter.next_event()
             assert isinstance(event, PeerIdentified)
             decision = await greeter.decide(event)
@@ -390,7 +392,8 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
                 raise Untrusted(event.peer, decision)
             session.accept(seen=wire.address, text=decision.text)
             wire.queue(session)
-            await wire.flush()
+            if not wire.write_now():
+                await wire.flush()
             greeter.progress(Step.READY)
             return Meeting(event)
         raise greeter.late()

@@ -10,9 +10,9 @@ dial, are `Connection`'s and `Peer`'s.
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -39,9 +39,10 @@ from ._errors import ConnectionClosed
 from ._greeting import Greeted, Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
 from ._limits import Limits
 from ._observer import Observer
+from ._transport import OneCaller
 from ._trust import Policy, anyone, as_peer_id
 from ._version import AGENT
-from ._wire import Wire
+from ._wire import Interrupted, Wire
 
 _SEND_CHUNK: Final = 4 * MAX_RECORD_CONTENT
 """Plaintext that is encrypted ahead of the write: bounds what a slow reader makes us hold."""
@@ -63,10 +64,11 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
     ) -> None:
         super().__init__(session, wire, meeting)
         self._limits = limits
-        self._sending = _Turn("send")
-        self._receiving = _Turn("receive")
+        self._sending = OneCaller("send")
+        self._receiving = OneCaller("receive")
         self._received = b""
-        self._reads = 0  # of the transport: a call that needed none still owes Trio a checkpoint
+        self._read_until = math.inf
+        """Until when, on Trio's clock, we read: for a while after the transport has broken, or we are closing."""
         self._failure: ConnectionClosed | None = None
         self._closed = False
 
@@ -81,36 +83,56 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         Cancelled on a socket, it leaves the stream whole: records that were under way are completed by the
         next call or by `aclose`. On another transport, see `Wire`: the connection is broken, and says so.
         """
-        with self._sending.take(self):
-            if self._session.sending is not Direction.OPEN and self._failure is None:
+        with self._sending:
+            self._check_failure()
+            if self._session.sending is not Direction.OPEN:
                 raise trio.ClosedResourceError("send_eof was called: this direction has ended")
-            await self._flush()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._wire.unsent:  # an earlier call was cancelled
+                await self._flush()
             view = memoryview(data)
             for start in range(0, len(view), _SEND_CHUNK):
                 self._session.send(view[start : start + _SEND_CHUNK])
-                await self._flush()
+                if not self._written():
+                    await self._flush()
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
-        with self._sending.take(self):
+        with self._sending:
+            await trio.lowlevel.checkpoint()
             self._check_failure()
             try:
                 await self._wire.wait_writable()
             except trio.BrokenResourceError as error:
                 raise self._write_failed(error) from error
+            except Interrupted:
+                raise self._failure_now() from None
 
     async def send_eof(self) -> None:
         """End our direction, authenticated (CLOSE NORMAL); the other one goes on. Again, it does nothing."""
-        with self._sending.take(self):
+        with self._sending:
+            await trio.lowlevel.checkpoint()
             self._check_failure()
             if self._session.sending is Direction.OPEN:
                 self._session.finish()
             await self._flush()
 
     async def _flush(self) -> None:
-        self._check_failure()
+        """Write what the session wants to say. A checkpoint only if there is something to wait for."""
+        while not self._written():
+            try:
+                await self._wire.flush()
+            except trio.BrokenResourceError as error:
+                raise self._write_failed(error) from error
+            except Interrupted:
+                pass  # we look what has become of everything
+            self._check_failure()
+
+    def _written(self) -> bool:
+        """Write what the session wants to say, if the transport takes it now; whether it did. No checkpoint."""
         self._wire.queue(self._session)
         try:
-            await self._wire.flush()
+            return self._wire.write_now()
         except trio.BrokenResourceError as error:
             raise self._write_failed(error) from error
 
@@ -120,7 +142,8 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         He first gets what has arrived: the other side's last words may be among it.
         """
         self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
-        self._receiving.wake(within=self._limits.close)
+        self._read_until = trio.current_time() + self._limits.close
+        self._wire.interrupt()
         return self._failure_now()
 
     # --- receiving --------------------------------------------------------------------------------------
@@ -133,43 +156,48 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
-        with self._receiving.take(self):
+        with self._receiving:
+            if self._closed:
+                raise self._failure_now()
             if self._failure is not None:
-                self._receiving.wake(within=self._limits.close)
-            reads = self._reads
-            if not self._received:
-                self._received = await self._next_data()
-            if self._reads == reads:
+                self._read_until = trio.current_time() + self._limits.close
+            waited = False
+            while not self._received and self._session.receiving is Direction.OPEN:
+                try:
+                    event = self._session.next_event()
+                except RemoteProtocolError as error:
+                    raise await self._end_after(error) from error
+                match event:
+                    case DataReceived():
+                        self._received = event.data
+                    case CloseReceived():
+                        await self._take_close(event)
+                    case Wait():
+                        waited = True
+                        await self._read()
+                    case _:
+                        pass  # a PONG: nobody waits for it
+            if not waited:
                 await trio.lowlevel.checkpoint()
+            if not self._received:
+                self._check_failure()
             if max_bytes is None or len(self._received) <= max_bytes:
                 data, self._received = self._received, b""
             else:
                 data, self._received = self._received[:max_bytes], self._received[max_bytes:]
             return data
 
-    async def _next_data(self) -> bytes:
-        """The content of the next DATA, or nothing at the clean end."""
-        while self._session.receiving is Direction.OPEN:
-            try:
-                event = self._session.next_event()
-            except RemoteProtocolError as error:
-                raise await self._end_after(error) from error
-            match event:
-                case Wait():
-                    await self._read()
-                case DataReceived():
-                    return event.data
-                case CloseReceived():
-                    await self._take_close(event)
-                case _:
-                    pass  # a PONG: nobody waits for it
-        self._check_failure()
-        return b""
-
     async def _read(self) -> None:
-        self._reads += 1
+        """Read once; what the session wants to answer is written beside it."""
         try:
-            data = await self._receive_while_flushing()
+            if self._session.has_data_to_send or self._wire.unsent or self._read_until != math.inf:
+                data = await self._read_while_flushing()
+            else:
+                data = await self._wire.receive(self._session.receive_room)
+        except Interrupted:
+            if self._closed:
+                raise self._failure_now() from None
+            return
         except trio.BrokenResourceError as error:
             self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
             raise self._failure_now() from error
@@ -178,11 +206,17 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         else:
             self._session.receive_eof()
 
-    async def _receive_while_flushing(self) -> bytes | bytearray:
+    async def _read_while_flushing(self) -> bytes | bytearray:
         """Read; what the session wants to answer is written beside it, and reading never waits for that.
 
-        Only where a cancelled write would tear the transport does it come first.
+        Only where a cancelled write would tear the transport does it come first. Once everything has ended, it is
+        for a while at most.
         """
+        with trio.CancelScope(deadline=self._read_until):
+            return await self._receive_beside_flush()
+        raise self._failure_now()
+
+    async def _receive_beside_flush(self) -> bytes | bytearray:
         if not self._wire.unsent:  # else what the other side asks without reading would pile up
             self._wire.queue(self._session)
         room = self._session.receive_room
@@ -190,22 +224,22 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
             await self._flush_quietly()
         if not self._wire.pending:
             return await self._wire.receive(room)
-        outcome: list[bytes | bytearray | trio.BrokenResourceError] = []
+        outcome: list[bytes | bytearray | trio.BrokenResourceError | Interrupted] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush_quietly)
             try:
                 outcome.append(await self._wire.receive(room))
-            except trio.BrokenResourceError as error:
+            except (trio.BrokenResourceError, Interrupted) as error:
                 outcome.append(error)
             nursery.cancel_scope.cancel()
-        if isinstance(outcome[0], trio.BrokenResourceError):
+        if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]
 
     async def _flush_quietly(self) -> None:
         try:
             await self._wire.flush()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, Interrupted):
             pass  # the reader beside us meets the same end, and names it
 
     async def _take_close(self, close: CloseReceived) -> None:
@@ -233,7 +267,7 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
     async def _end(self, closed: ConnectionClosed) -> None:
         """The other side ended it, one way or another: the sender wakes, and our CLOSE is written."""
         self._fail(closed)
-        self._sending.wake()
+        self._wire.interrupt()
         self._wire.queue(self._session)
         with trio.move_on_after(self._limits.write_alert):
             await self._flush_quietly()
@@ -253,8 +287,9 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         self._closed = True
         try:
             with trio.move_on_after(self._limits.close):
-                await self._sending.evict()
-                await self._receiving.evict()
+                self._wire.interrupt()
+                await self._sending.wait_left()
+                await self._receiving.wait_left()
                 await self._close_both_directions(code, text)
                 await self._wire.aclose()
         finally:
@@ -306,44 +341,6 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
     def _check_failure(self) -> None:
         if self._closed or self._failure is not None:
             raise self._failure_now()
-
-
-class _Turn:
-    """One caller at a time, as Trio's streams have it; and a way to wake him when everything ends."""
-
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
-        self._scope: trio.CancelScope | None = None
-        self._free: trio.Event | None = None
-
-    @contextmanager
-    def take(self, connection: SecureStream) -> Generator[None]:
-        if self._scope is not None:
-            raise trio.BusyResourceError(f"another task is already in {self._verb} on this connection")
-        if connection._closed:  # pyright: ignore[reportPrivateUsage]
-            raise connection._failure_now()  # pyright: ignore[reportPrivateUsage]
-        scope = self._scope = trio.CancelScope()
-        with scope:
-            try:
-                yield
-            finally:
-                self._scope = None
-                if self._free is not None:
-                    self._free.set()
-        if scope.cancelled_caught:
-            raise connection._failure_now()  # pyright: ignore[reportPrivateUsage]
-
-    def wake(self, *, within: float = 0) -> None:
-        """Make the caller who waits, if there is one, return with the cause of the end. within: seconds."""
-        if self._scope is not None:
-            self._scope.deadline = trio.current_time() + within
-
-    async def evict(self) -> None:
-        """Wake the caller, and wait until he is gone."""
-        if self._scope is not None:
-            self._free = trio.Event()
-            self.wake()
-            await self._free.wait()
 
 
 # --- over any Trio stream ---------------------------------------------------------------------------------

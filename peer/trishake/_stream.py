@@ -38,11 +38,13 @@ class Stream(trio.abc.HalfCloseableStream):
         """Its number within the connection, the same on both sides."""
         self._streams = streams
         self._writer = writer
-        self._received = bytearray()  # crumbs kept one by one would take many times the window
+        self._received: bytes | bytearray = b""
         self._their_half_finished = False
         self._our_half_finished = False
         self._reset = False
         self._closed = False
+        self._sendable = True
+        """None of what `_check_sendable` knows has happened yet."""
         self._sending = OneCaller("send")
         self._receiving = OneCaller("receive")
         self._opened = False
@@ -68,13 +70,14 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         with self._sending:
             self._check_sendable()
-            view = memoryview(data).cast("B")
-            if not view:
-                await trio.lowlevel.checkpoint()
-            while view:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            rest = data if isinstance(data, bytes) else memoryview(data).cast("B")
+            if not rest:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            while rest:
                 await self._wait_turn()
-                taken = self._streams.send(self.id, view[:CHUNK])
-                view = view[taken:]
+                taken = self._streams.send(self.id, rest if len(rest) <= CHUNK else memoryview(rest)[:CHUNK])
+                rest = b"" if taken == len(rest) else memoryview(rest)[taken:]
                 await self._writer.flush()
                 self._check_sendable()
 
@@ -108,11 +111,14 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def _finish(self) -> None:
         self._our_half_finished = True
+        self._sendable = False
         if self.id in self._streams:  # else it has just been reset, and we are about to hear of it
             self._streams.finish(self.id)
             self._writer.flush_soon()
 
     def _check_sendable(self) -> None:
+        if self._sendable:
+            return
         self._check_open()
         if self._our_half_finished:
             raise trio.ClosedResourceError("send_eof was called: our half of this stream has ended")
@@ -135,9 +141,14 @@ class Stream(trio.abc.HalfCloseableStream):
             return self._take(max_bytes)
 
     def _take(self, max_bytes: int | None) -> bytes:
-        with memoryview(self._received) as view:
-            data = bytes(view[:max_bytes])
-        del self._received[: len(data)]
+        if max_bytes is None or len(self._received) <= max_bytes:
+            data, self._received = bytes(self._received), b""
+        else:
+            if isinstance(self._received, bytes):
+                self._received = bytearray(self._received)
+            with memoryview(self._received) as view:
+                data = bytes(view[:max_bytes])
+            del self._received[:max_bytes]
         self._streams.consume(self.id, len(data))
         if self._streams.unsent:
             self._writer.flush_soon()
@@ -155,6 +166,7 @@ class Stream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             return
         self._closed = True
+        self._sendable = False
         self._wake()
         try:
             await trio.lowlevel.checkpoint()
@@ -205,7 +217,12 @@ class Stream(trio.abc.HalfCloseableStream):
         self._receiver.unpark_all()
 
     def on_data(self, data: bytes) -> None:
-        self._received += data
+        if not self._received:
+            self._received = data
+        else:
+            if isinstance(self._received, bytes):  # crumbs kept one by one would take many times the window
+                self._received = bytearray(self._received)
+            self._received += data
         self._receiver.unpark_all()
 
     def on_finished(self) -> None:
@@ -217,8 +234,10 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def on_reset(self) -> None:
         self._reset = True
+        self._sendable = False
         self._wake()
 
     def on_end(self) -> None:
         """The connection has ended."""
+        self._sendable = False
         self._wake()

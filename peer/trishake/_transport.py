@@ -194,20 +194,30 @@ def remote_endpoint(stream: trio.abc.Stream) -> tuple[str, int] | None:
 class OneCaller:
     """Lets one task at a time into one direction of a stream; another gets BusyResourceError."""
 
-    __slots__ = ("_inside", "_verb")
+    __slots__ = ("_inside", "_left", "_verb")
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
         self._inside = False
+        self._left: trio.Event | None = None
 
     def __enter__(self) -> None:
-        self.check()
+        if self._inside:
+            self.check()
         self._inside = True
 
     def __exit__(
         self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._inside = False
+        if self._left is not None:
+            self._left.set()
+
+    async def wait_left(self) -> None:
+        """Wait until no task is inside. A checkpoint only if there is one."""
+        if self._inside:
+            self._left = trio.Event()
+            await self._left.wait()
 
     def check(self) -> None:
         """Raises BusyResourceError while a task is inside."""

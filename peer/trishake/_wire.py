@@ -1,7 +1,14 @@
-"""Wire: the one place that writes to a transport, and what a cancelled write does to it."""
+"""Wire: the one place that writes to a transport, and what a cancelled write does to it.
+
+Wire              any Trio stream: a cancelled write tears it
+SocketWire        a socket, which says how much it took: a cancelled write has lost nothing
+DescriptorWire    the same by its descriptor, where the system has such: the way of most connections
+"""
 
 from __future__ import annotations
 
+import os
+from types import TracebackType
 from typing import Final
 
 import trio
@@ -13,6 +20,18 @@ from ._transport import remote_endpoint
 
 _CHUNK: Final = 64 * 1024
 """Bytes that one read asks for: about one record of the largest size."""
+
+_CLOSED: Final = "this stream was closed here"
+
+_HAS_DESCRIPTORS: Final = os.name == "posix"
+"""Whether a socket can be read and written by its file descriptor."""
+
+
+class Interrupted(Exception):
+    """`Wire.interrupt` was called while we waited: look again what has become of everything, and wait or not.
+
+    Never leaves the package.
+    """
 
 
 class Wire:
@@ -30,13 +49,16 @@ class Wire:
         self.stream: Final = stream
         self._endpoint = remote_endpoint(stream)
         self.torn = False
-        self._unsent = bytearray()
+        self._unsent: bytes | bytearray = b""
         self._lock = trio.Lock()
+        self._waiting: set[trio.CancelScope] = set()
 
     @classmethod
     def over(cls, stream: trio.abc.Stream) -> Wire:
         """The wire that fits this stream."""
-        return SocketWire(stream) if isinstance(stream, trio.SocketStream) else Wire(stream)
+        if not isinstance(stream, trio.SocketStream):
+            return Wire(stream)
+        return DescriptorWire(stream) if _HAS_DESCRIPTORS else SocketWire(stream)
 
     @property
     def address(self) -> str | None:
@@ -75,23 +97,37 @@ class Wire:
 
     def queue(self, session: Session) -> None:
         """Take over what the session wants to send. No checkpoint."""
-        self._unsent += session.data_to_send()
+        data = session.data_to_send()
+        if not self._unsent:
+            self._unsent = data
+        elif data:
+            if isinstance(self._unsent, bytes):
+                self._unsent = bytearray(self._unsent)
+            self._unsent += data
+
+    def write_now(self) -> bool:
+        """Write what the transport takes without a wait; whether nothing is left queued. No checkpoint.
+
+        Raises as `flush`. A stream that is no socket takes nothing in this way.
+        """
+        return not self._unsent
 
     async def flush(self) -> None:
-        """Write until nothing is queued. Raises trio.BrokenResourceError or trio.ClosedResourceError.
+        """Write until nothing is queued. A checkpoint only if there is something to wait for.
 
-        Cancelled in the middle, the wire is torn.
+        Raises trio.BrokenResourceError, trio.ClosedResourceError, or Interrupted. Cancelled or interrupted in the
+        middle, the wire is torn.
         """
         async with self._lock:
             if self.torn:
                 raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
-            while self._unsent:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                data = bytes(self._unsent)
-                self._unsent.clear()
-                self.torn = True
-                await self.stream.send_all(data)
-                self.torn = False
+            with _Interruptible(self._waiting):
+                while self._unsent:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    data, self._unsent = bytes(self._unsent), b""
+                    self.torn = True
+                    await self.stream.send_all(data)
+                    self.torn = False
 
     async def wait_writable(self) -> None:
         """As `trio.abc.SendStream.wait_send_all_might_not_block`."""
@@ -99,8 +135,17 @@ class Wire:
         await self.stream.wait_send_all_might_not_block()
 
     async def receive(self, room: int) -> bytes | bytearray:
-        """At most `room` bytes, or none at the end of the stream. Cancelled, it has lost nothing."""
-        return await self.stream.receive_some(min(room, _CHUNK))
+        """At most `room` bytes, or none at the end of the stream. Cancelled, it has lost nothing.
+
+        Raises trio.BrokenResourceError, trio.ClosedResourceError, or Interrupted.
+        """
+        with _Interruptible(self._waiting):
+            return await self.stream.receive_some(min(room, _CHUNK))
+
+    def interrupt(self) -> None:
+        """Have everyone who waits in `flush` or `receive` look again: they get Interrupted."""
+        for scope in self._waiting:
+            scope.cancel()
 
     async def drain(self, seconds: float, most: int) -> None:
         """Read and forget, until the end of the stream, `seconds` or `most` bytes: so that the other side reads
@@ -122,6 +167,29 @@ class Wire:
         await trio.aclose_forcefully(self.stream)
 
 
+class _Interruptible:
+    """The block ends with Interrupted when its scope, which is among those that wait, is cancelled.
+
+    A wait that has its result by then keeps it.
+    """
+
+    def __init__(self, waiting: set[trio.CancelScope]) -> None:
+        self._waiting = waiting
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> None:
+        self._waiting.add(self._scope)
+        self._scope.__enter__()
+
+    def __exit__(
+        self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._waiting.discard(self._scope)
+        self._scope.__exit__(type_, error, traceback)
+        if self._scope.cancelled_caught:
+            raise Interrupted from None
+
+
 class SocketWire(Wire):
     """The same on a socket, which says how much it took: a cancelled flush has lost nothing.
 
@@ -136,10 +204,78 @@ class SocketWire(Wire):
 
     async def flush(self) -> None:
         async with self._lock:
-            try:
+            with _Interruptible(self._waiting):
                 while self._unsent:
-                    # A cancelled send has sent nothing; a partial one says how much.
-                    sent = await self._socket.send(self._unsent)
-                    del self._unsent[:sent]
+                    try:
+                        # A cancelled send has sent nothing; a partial one says how much.
+                        sent = await self._socket.send(self._unsent)
+                    except OSError as error:
+                        raise trio.BrokenResourceError(f"writing failed: {error}") from error
+                    self._sent(sent)
+
+    def _sent(self, count: int) -> None:
+        if count == len(self._unsent):
+            self._unsent = b""
+        else:
+            if isinstance(self._unsent, bytes):
+                self._unsent = bytearray(self._unsent)
+            del self._unsent[:count]
+
+
+class DescriptorWire(SocketWire):
+    """A socket without the stream around it: a write waits only if the socket is full, a read waits once.
+
+    Trio's own stream gives way to other tasks in each call; here the caller does, once. Who writes takes what is
+    first in the queue: the lock is there only because one task at a time may wait.
+    """
+
+    async def flush(self) -> None:
+        if self.write_now():
+            return
+        async with self._lock:
+            while self._unsent:
+                try:
+                    await trio.lowlevel.wait_writable(self._descriptor())
+                except trio.ClosedResourceError:
+                    raise self._woken() from None
+                self.write_now()
+
+    def write_now(self) -> bool:
+        if not self._unsent:
+            return True
+        descriptor = self._descriptor()
+        try:
+            self._sent(os.write(descriptor, self._unsent))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise trio.BrokenResourceError(f"writing failed: {error}") from error
+        return not self._unsent
+
+    async def receive(self, room: int) -> bytes:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._descriptor())
+                return os.read(self._descriptor(), min(room, _CHUNK))
+            except BlockingIOError:
+                continue  # it was no more than a rumour
+            except trio.ClosedResourceError:
+                raise self._woken() from None
             except OSError as error:
-                raise trio.BrokenResourceError(f"writing failed: {error}") from error
+                raise trio.BrokenResourceError(f"reading failed: {error}") from error
+
+    def interrupt(self) -> None:
+        descriptor = self._socket.fileno()
+        if descriptor >= 0:
+            trio.lowlevel.notify_closing(descriptor)  # it wakes them; closing may follow or not
+
+    def _woken(self) -> Exception:
+        """Why somebody woke who waited: the stream was closed, or it was `interrupt`."""
+        return Interrupted() if self._socket.fileno() >= 0 else trio.ClosedResourceError(_CLOSED)
+
+    def _descriptor(self) -> int:
+        """Looked up each time: once the stream is closed, another may have the number."""
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError(_CLOSED)
+        return descriptor

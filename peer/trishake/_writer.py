@@ -75,11 +75,12 @@ class Writer:
         """Write what is queued, or see that it is written. Cancelled, it is written all the same."""
         if self._wire.tears or self._wire.writing or self._running or self._follows_closely():
             self.flush_soon()
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return
         self._wire.queue(self._session)
         try:
-            await self._wire.flush()
+            if not self._wire.write_now():
+                await self._wire.flush()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._fail(error)
         finally:
@@ -87,6 +88,7 @@ class Writer:
             if self._wire.backlog or self._session.has_data_to_send:
                 self.flush_soon()
             self._admit()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def flush_soon(self) -> None:
         """Have what is queued written by a task of its own. No checkpoint."""
