@@ -70,7 +70,7 @@ class _NotCanonical(Exception):
 def encode_canonical(value: object) -> bytes:
     """Maps sorted by key, everything in its shortest encoding. Raises ValueError past the limits."""
     try:
-        return _packb(_checked(value, 1), use_bin_type=True)
+        return _packb(_checked(value, 1))
     except (_NotCanonical, OverflowError) as error:
         raise ValueError(f"this cannot be sent: {error}") from None
 
@@ -91,7 +91,7 @@ def decode_canonical(data: bytes) -> Value:
     except (ValueError, msgpack.exceptions.UnpackException):
         raise _NotCanonical("it does not parse, or is over a limit") from None
     checked = _checked(value, 1)
-    if _packb(checked, use_bin_type=True) != data:
+    if _packb(checked) != data:
         raise _NotCanonical("its keys are out of order or twice there, or it is not in its shortest encoding")
     return checked
 
@@ -448,9 +448,9 @@ class Greeting:
 
 def encode_greeting_payload(record: bytes, signature: bytes) -> bytes:
     """`[record, signature, padding]`, padded to a multiple of 256 bytes. Raises ValueError if over 16384."""
-    unpadded = encode_canonical([record, signature, b""])
+    unpadded = _packb([record, signature, b""])  # three bin: there is nothing to sort and no limit to keep
     padding = bytes(-len(unpadded) % limits.GREETING_BLOCK)  # at most 255: its header does not grow
-    payload = encode_canonical([record, signature, padding])
+    payload = _packb([record, signature, padding])
     if len(payload) > limits.MAX_GREETING:
         raise ValueError(f"a greeting of {len(payload)} bytes, the limit is {limits.MAX_GREETING}")
     return payload
