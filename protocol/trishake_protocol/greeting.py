@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from .errors import AlertCode, GreetingRefused, InvalidPeerId, VerdictCode
 from .identity import GreetingContext, Identity, PeerId
 from .limits import EXPIRY_ALLOWANCE, MAX_EXTENSION, SIGNATURE_LENGTH, VERSION
-from .messages import Greeting, Preface, decode_greeting_payload, encode_greeting_payload
+from .messages import Greeting, GreetingTemplate, Preface, decode_greeting_payload, encode_greeting_payload
 from .network import Network
 from .noise import CipherState, HandshakeError, HandshakeState
 from .patterns import SUITES, Role, Suite
@@ -63,6 +63,7 @@ class Profile:
     versions: tuple[int, int] = (VERSION, VERSION)
     ext: bytes = b""
     extra: dict[str, object] = field(default_factory=_no_extra)
+    _template: GreetingTemplate = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.offers is None:
@@ -73,6 +74,7 @@ class Profile:
             raise ValueError(f"no suite of a {kind} network among the offers ({offered or 'none'})")
         longest = self.greeting(Role.INITIATOR, bytes(32), time=2**64 - 1)
         encode_greeting_payload(longest.encode(), bytes(SIGNATURE_LENGTH))  # raises where it cannot be sent
+        object.__setattr__(self, "_template", GreetingTemplate(longest))
         if not self.versions[0] <= VERSION <= self.versions[1]:
             raise ValueError(f"the versions {self.versions} do not include {VERSION}, which this package speaks")
         if len(self.ext) > MAX_EXTENSION:
@@ -91,7 +93,7 @@ class Profile:
         raise ValueError(f"suite 0x{id_:04x} is not among the offers of this profile")
 
     def greeting(self, role: Role, id_: bytes, *, time: int) -> Greeting:
-        """The record that this side sends. time: our clock, Unix seconds."""
+        """What this side says. time: our clock, Unix seconds."""
         return Greeting(
             role=role.value,
             id=id_,
@@ -104,6 +106,10 @@ class Profile:
             exp=self.exp,
             extra=self.extra,
         )
+
+    def record(self, role: Role, id_: bytes, *, time: int) -> bytes:
+        """That greeting encoded, to be signed. Raises ValueError for a time that is no uint."""
+        return self._template.encode(role, id_, time)
 
 
 class Handshake:
@@ -264,7 +270,7 @@ class Handshake:
         )
 
     def _compose(self, h: bytes, responder: PeerId | None) -> bytes:
-        record = self._profile.greeting(self.role, self._identity.id.key, time=self._now).encode()
+        record = self._profile.record(self.role, self._identity.id.key, time=self._now)
         context = GreetingContext(self.role, h, self._identity.static_key.public, responder)
         return encode_greeting_payload(record, self._identity.sign_greeting(context, record))
 
