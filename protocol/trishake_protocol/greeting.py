@@ -63,12 +63,16 @@ class Profile:
     versions: tuple[int, int] = (VERSION, VERSION)
     ext: bytes = b""
     extra: dict[str, object] = field(default_factory=_no_extra)
+    suites: tuple[Suite, ...] = field(init=False, repr=False, compare=False)
+    """The offers that this version can speak in this network, best first."""
     _template: GreetingTemplate = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.offers is None:
             object.__setattr__(self, "offers", self.network.default_suites)
-        if not self.suites:
+        usable = usable_suites(self.offers or (), private=self.network.private)
+        object.__setattr__(self, "suites", tuple(usable))
+        if not usable:
             kind = "private" if self.network.private else "public"
             offered = ", ".join(f"0x{offer:04x}" for offer in self.offers or ())
             raise ValueError(f"no suite of a {kind} network among the offers ({offered or 'none'})")
@@ -79,11 +83,6 @@ class Profile:
             raise ValueError(f"the versions {self.versions} do not include {VERSION}, which this package speaks")
         if len(self.ext) > MAX_EXTENSION:
             raise ValueError(f"an extension of {len(self.ext)} bytes, the limit is {MAX_EXTENSION}")
-
-    @property
-    def suites(self) -> list[Suite]:
-        """The offers that this version can speak in this network, best first."""
-        return usable_suites(self.offers or (), private=self.network.private)
 
     def suite(self, id_: int | None) -> Suite:
         """The one of that id among them, or the best. Raises ValueError if it is not among them."""
