@@ -154,8 +154,9 @@ class Handshake:
             version_max=profile.versions[1],
             ext=profile.ext,
         )
-        self._noise = self._new_noise(profile.network.psks[:1])
-        return self._preface.encode(), self._noise.write_message()
+        preface = self._preface.encode()
+        self._noise = self._new_noise(preface, profile.network.psks[:1])
+        return preface, self._noise.write_message()
 
     @property
     def ephemeral_key(self) -> bytes:
@@ -188,9 +189,11 @@ class Handshake:
 
         Returns the initiator's ephemeral key, 32 bytes.
         """
+        assert self._preface is not None
+        preface = self._preface.encode()
         keys = self._profile.network.psks
         for i in range(max(1, len(keys))):
-            noise = self._new_noise(keys[i : i + 1])
+            noise = self._new_noise(preface, keys[i : i + 1])
             try:
                 noise.read_message(body)
             except HandshakeError:
@@ -254,14 +257,13 @@ class Handshake:
         assert self._noise is not None
         return self._noise
 
-    def _new_noise(self, psks: tuple[bytes, ...]) -> HandshakeState:
-        assert self._preface is not None
+    def _new_noise(self, preface: bytes, psks: tuple[bytes, ...]) -> HandshakeState:
         assert self.suite is not None
         return HandshakeState(
             self.suite.noise_name,
             self.suite.pattern,
             self.role,
-            prologue=self._profile.network.prologue(self._preface.encode()),
+            prologue=self._profile.network.prologue(preface),
             s=self._identity.static_key,
             e=self._ephemeral,
             psks=psks,
