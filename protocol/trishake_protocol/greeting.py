@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from .errors import AlertCode, GreetingRefused, InvalidPeerId, VerdictCode
 from .identity import GreetingContext, Identity, PeerId
 from .limits import EXPIRY_ALLOWANCE, MAX_EXTENSION, SIGNATURE_LENGTH, VERSION
-from .messages import Greeting, Preface, decode_greeting_payload, encode_greeting_payload
+from .messages import Greeting, GreetingTemplate, Preface, decode_greeting_payload, encode_greeting_payload
 from .network import Network
 from .noise import CipherState, HandshakeError, HandshakeState
 from .patterns import SUITES, Role, Suite
@@ -63,25 +63,26 @@ class Profile:
     versions: tuple[int, int] = (VERSION, VERSION)
     ext: bytes = b""
     extra: dict[str, object] = field(default_factory=_no_extra)
+    suites: tuple[Suite, ...] = field(init=False, repr=False, compare=False)
+    """The offers that this version can speak in this network, best first."""
+    _template: GreetingTemplate = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.offers is None:
             object.__setattr__(self, "offers", self.network.default_suites)
-        if not self.suites:
+        usable = usable_suites(self.offers or (), private=self.network.private)
+        object.__setattr__(self, "suites", tuple(usable))
+        if not usable:
             kind = "private" if self.network.private else "public"
             offered = ", ".join(f"0x{offer:04x}" for offer in self.offers or ())
             raise ValueError(f"no suite of a {kind} network among the offers ({offered or 'none'})")
         longest = self.greeting(Role.INITIATOR, bytes(32), time=2**64 - 1)
         encode_greeting_payload(longest.encode(), bytes(SIGNATURE_LENGTH))  # raises where it cannot be sent
+        object.__setattr__(self, "_template", GreetingTemplate(longest))
         if not self.versions[0] <= VERSION <= self.versions[1]:
             raise ValueError(f"the versions {self.versions} do not include {VERSION}, which this package speaks")
         if len(self.ext) > MAX_EXTENSION:
             raise ValueError(f"an extension of {len(self.ext)} bytes, the limit is {MAX_EXTENSION}")
-
-    @property
-    def suites(self) -> list[Suite]:
-        """The offers that this version can speak in this network, best first."""
-        return usable_suites(self.offers or (), private=self.network.private)
 
     def suite(self, id_: int | None) -> Suite:
         """The one of that id among them, or the best. Raises ValueError if it is not among them."""
@@ -91,7 +92,7 @@ class Profile:
         raise ValueError(f"suite 0x{id_:04x} is not among the offers of this profile")
 
     def greeting(self, role: Role, id_: bytes, *, time: int) -> Greeting:
-        """The record that this side sends. time: our clock, Unix seconds."""
+        """What this side says. time: our clock, Unix seconds."""
         return Greeting(
             role=role.value,
             id=id_,
@@ -104,6 +105,10 @@ class Profile:
             exp=self.exp,
             extra=self.extra,
         )
+
+    def record(self, role: Role, id_: bytes, *, time: int) -> bytes:
+        """That greeting encoded, to be signed. Raises ValueError for a time that is no uint."""
+        return self._template.encode(role, id_, time)
 
 
 class Handshake:
@@ -149,8 +154,9 @@ class Handshake:
             version_max=profile.versions[1],
             ext=profile.ext,
         )
-        self._noise = self._new_noise(profile.network.psks[:1])
-        return self._preface.encode(), self._noise.write_message()
+        preface = self._preface.encode()
+        self._noise = self._new_noise(preface, profile.network.psks[:1])
+        return preface, self._noise.write_message()
 
     @property
     def ephemeral_key(self) -> bytes:
@@ -183,9 +189,11 @@ class Handshake:
 
         Returns the initiator's ephemeral key, 32 bytes.
         """
+        assert self._preface is not None
+        preface = self._preface.encode()
         keys = self._profile.network.psks
         for i in range(max(1, len(keys))):
-            noise = self._new_noise(keys[i : i + 1])
+            noise = self._new_noise(preface, keys[i : i + 1])
             try:
                 noise.read_message(body)
             except HandshakeError:
@@ -249,14 +257,13 @@ class Handshake:
         assert self._noise is not None
         return self._noise
 
-    def _new_noise(self, psks: tuple[bytes, ...]) -> HandshakeState:
-        assert self._preface is not None
+    def _new_noise(self, preface: bytes, psks: tuple[bytes, ...]) -> HandshakeState:
         assert self.suite is not None
         return HandshakeState(
             self.suite.noise_name,
             self.suite.pattern,
             self.role,
-            prologue=self._profile.network.prologue(self._preface.encode()),
+            prologue=self._profile.network.prologue(preface),
             s=self._identity.static_key,
             e=self._ephemeral,
             psks=psks,
@@ -264,7 +271,7 @@ class Handshake:
         )
 
     def _compose(self, h: bytes, responder: PeerId | None) -> bytes:
-        record = self._profile.greeting(self.role, self._identity.id.key, time=self._now).encode()
+        record = self._profile.record(self.role, self._identity.id.key, time=self._now)
         context = GreetingContext(self.role, h, self._identity.static_key.public, responder)
         return encode_greeting_payload(record, self._identity.sign_greeting(context, record))
 

@@ -26,6 +26,8 @@ class Network:
     name: str = "trishake"
     psk: bytes | tuple[bytes, ...] | None = field(default=None, repr=False)
     quiet: bool = False
+    tag: bytes = field(init=False, repr=False, compare=False)
+    """`net_tag`: 8 bytes that tell public networks apart, and zero for every private one."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.name.encode()) <= MAX_NETWORK_NAME:
@@ -36,6 +38,8 @@ class Network:
             raise ValueError(f"a pre-shared key is exactly {PSK_LENGTH} random bytes, never a passphrase")
         if self.quiet and not self.private:
             raise ValueError("only a private network can be quiet: a public one has no key to prove")
+        digest = SHA256.digest(b"trishake/1 network\x00" + self.name.encode())
+        object.__setattr__(self, "tag", _PRIVATE_TAG if self.private else digest[:8])
 
     @property
     def psks(self) -> tuple[bytes, ...]:
@@ -46,13 +50,6 @@ class Network:
     @property
     def private(self) -> bool:
         return self.psk is not None
-
-    @property
-    def tag(self) -> bytes:
-        """`net_tag`: 8 bytes that tell public networks apart, and zero for every private one."""
-        if self.private:
-            return _PRIVATE_TAG
-        return SHA256.digest(b"trishake/1 network\x00" + self.name.encode())[:8]
 
     @property
     def default_suites(self) -> tuple[int, ...]:

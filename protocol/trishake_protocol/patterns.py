@@ -6,7 +6,7 @@ A new pattern or suite is one row here; no code elsewhere knows any of them by n
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 
@@ -40,11 +40,11 @@ class Pattern:
 
     name: str
     messages: tuple[tuple[Token, ...], ...]
+    psk: bool = field(init=False)
+    """Whether this is a PSK handshake, in which `e` is mixed into the key too (Noise 9.2)."""
 
-    @property
-    def psk(self) -> bool:
-        """Whether this is a PSK handshake, in which `e` is mixed into the key too (Noise 9.2)."""
-        return any(Token.PSK in message for message in self.messages)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "psk", any(Token.PSK in message for message in self.messages))
 
     @classmethod
     def parse(cls, name: str, text: str) -> Pattern:

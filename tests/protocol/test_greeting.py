@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -133,6 +133,22 @@ def test_a_profile_at_its_limits_meets_itself(changes: dict[str, Any]) -> None:
 def test_capabilities_are_sorted_and_counted_once() -> None:
     greeting = Profile(caps=("ø", "mux/1", "b", "aa", "mux/1")).greeting(Role.INITIATOR, bytes(32), time=0)
     assert greeting.caps == ("aa", "b", "mux/1", "ø")
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_record_is_the_greeting_encoded(role: Role) -> None:
+    profile = Profile(caps=("mux/1",), agent="test", app=b"app", exp=NOW, extra={"zz": [1], "aa": {"k": b""}})
+    record = profile.record(role, STRANGER.id.key, time=NOW)
+    assert record == profile.greeting(role, STRANGER.id.key, time=NOW).encode()
+
+
+def test_what_a_profile_prepares_is_not_part_of_what_it_is() -> None:
+    profile = Profile(agent="test")
+    assert profile == Profile(agent="test") != replace(profile, agent="other")
+    assert repr(profile) == repr(Profile(agent="test"))
+    assert "_template" not in repr(profile)
+    other = replace(profile, agent="other").record(Role.INITIATOR, STRANGER.id.key, time=NOW)
+    assert b"other" in other
 
 
 # --- the other side in our hands ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from trishake_protocol.messages import (
     Alert,
     Close,
     FrameType,
+    GreetingTemplate,
     MuxFlag,
     MuxFrame,
     MuxType,
@@ -396,6 +397,28 @@ EMPTY = replace(PLAIN, agent="", app=b"", caps=("",), extra={"": b""})
 @pytest.mark.parametrize("greeting", [PLAIN, FULL, EMPTY], ids=["plain", "full", "empty"])
 def test_a_greeting_comes_back(greeting: Greeting) -> None:
     assert Greeting.decode(greeting.encode(), Role(greeting.role)) == greeting
+
+
+@pytest.mark.parametrize("greeting", [PLAIN, FULL, EMPTY], ids=["plain", "full", "empty"])
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("time", [0, 2**64 - 1])
+def test_a_record_out_of_a_template_is_that_of_the_greeting_with_its_role_id_and_time(
+    greeting: Greeting, role: Role, time: int
+) -> None:
+    other_id = bytes(range(32))
+    record = GreetingTemplate(greeting).encode(role, other_id, time)
+    assert record == replace(greeting, role=role.value, id=other_id, time=time).encode()
+
+
+@pytest.mark.parametrize(("id_", "time"), [(KEY, -1), (KEY, 2**64), (KEY, True), (KEY[:31], 0)])
+def test_a_template_makes_no_record_that_is_out_of_bounds(id_: bytes, time: int) -> None:
+    with pytest.raises(ValueError, match="cannot be sent"):
+        GreetingTemplate(PLAIN).encode(Role.INITIATOR, id_, time)
+
+
+def test_a_greeting_out_of_bounds_is_no_template() -> None:
+    with pytest.raises(ValueError, match="cannot be sent"):
+        GreetingTemplate(replace(PLAIN, agent="a" * 65))
 
 
 def test_a_greeting_is_a_canonical_map_of_the_keys_of_section_6() -> None:

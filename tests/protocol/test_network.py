@@ -21,6 +21,14 @@ def test_the_tag_of_a_private_network_is_zero_whatever_its_name() -> None:
     assert Network("home", PSK).tag == Network("work", PSK).tag == bytes(8)
 
 
+def test_a_network_with_something_replaced_has_the_tag_of_what_it_is_now() -> None:
+    public = Network("home")
+    assert replace(public, name="work").tag == Network("work").tag != public.tag
+    assert replace(public, psk=PSK).tag == bytes(8)
+    assert {public: "same"}[Network("home")] == "same"
+    assert "tag" not in repr(public)
+
+
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_the_prologue_binds_the_preface_and_the_name(name: str) -> None:
     vector = RECORDINGS[name].vector

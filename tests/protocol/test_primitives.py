@@ -164,6 +164,12 @@ def test_sha256_is_sha256() -> None:
     assert SHA256.length == 32
 
 
+def test_no_hash_leaves_anything_behind_for_the_next() -> None:
+    first, other, again = (SHA256.digest(data) for data in (b"abc", b"abcd", b"abc"))
+    assert first == again != other
+    assert "Hash object" not in repr(SHA256)
+
+
 def test_hkdf_is_that_of_rfc_5869_with_empty_info() -> None:
     """RFC 5869, test case 3, asks for 42 bytes with empty salt and info; these are its first 32."""
     (output,) = SHA256.hkdf(b"", b"\x0b" * 22, 1)
