@@ -183,10 +183,11 @@ class Registry:
         if self._own_id.key > peer.key and await self._own_dial_gets_there(peer, since):
             return reject(VerdictCode.CROSSING)
         while len(kept := self._connections.get(peer, [])) >= self._limits.connections_per_identity:
+            oldest = kept[0]
             # One that has opened since they began is not a dead one which they would replace.
-            if _crosses(kept[0], since) or await self._is_alive(kept[0]):
+            if _crosses(oldest, since) or await self._is_alive(oldest):
                 return reject(VerdictCode.DUPLICATE)
-            self._replace(kept[0])
+            self._replace(oldest)  # if it has not ended by now: it may have, while it was asked
         return None
 
     async def _own_dial_gets_there(self, peer: PeerId, since: float) -> bool:

@@ -41,6 +41,7 @@ from .conftest import (
     arrival,
     call_by_hand,
     connect,
+    reset,
 )
 
 SOON = replace(QUICK, duplicate_ping=0.2)
@@ -259,6 +260,20 @@ async def test_of_many_who_come_at_once_one_is_taken() -> None:
             assert len(bob.connections) == 1
             nursery.cancel_scope.cancel()
     assert Counter(ends) == {VerdictCode.READY: 1, VerdictCode.DUPLICATE: 4}
+
+
+async def test_a_connection_that_ends_while_it_is_asked_makes_room() -> None:
+    async with peer(BOB) as bob:
+        listener = await bob.listen(ANYWHERE)
+        async with called_by_hand(listener) as first, await connect(listener) as stream:
+            again = ByHand(stream, EVE)
+            await call_by_hand(again, BOB.id)
+            assert (await first.hear_record())[0] is RecordType.PING
+            assert isinstance(first.stream, trio.SocketStream)
+            await reset(first.stream)
+            assert (await again.hear_verdict()).code is VerdictCode.READY
+            assert len(bob.connections) == 1
+        await bob.aclose(finish=0)
 
 
 async def test_an_identity_that_waits_for_its_turn_holds_up_no_other() -> None:
