@@ -52,7 +52,8 @@ class Acceptance:
     text: str | None = None
 
     def __post_init__(self) -> None:
-        Verdict(VerdictCode.READY, text=self.text).encode()  # raises where it cannot be sent
+        if self.text is not None:
+            Verdict(VerdictCode.READY, text=self.text).encode()  # raises where it cannot be sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class Session:
         """The streams inside DATA, once `carry_streams` was called."""
 
         self._channel_binding: bytes | None = None
+        self._session_id = b""
         self._writer: RecordWriter | None = None
         self._reader: RecordReader | None = None
 
@@ -193,8 +194,10 @@ class Session:
     @property
     def session_id(self) -> bytes:
         """8 bytes, the same on both sides, for both logs (section 9)."""
-        digest = SHA256.digest(b"trishake/1 session\x00" + self.channel_binding)
-        return digest[: limits.SESSION_ID_LENGTH]
+        if not self._session_id:
+            digest = SHA256.digest(b"trishake/1 session\x00" + self.channel_binding)
+            self._session_id = digest[: limits.SESSION_ID_LENGTH]
+        return self._session_id
 
     @property
     def receive_room(self) -> int:
@@ -292,12 +295,13 @@ class Session:
         seen: the initiator's address as the responder sees it; text: for people. Both are the responder's.
         Raises LocalProtocolError unless PAUSED, ValueError where the verdict cannot be sent.
         """
-        verdict = Verdict(VerdictCode.READY, seen=seen, text=text).encode()
-        self._machine.decide(Input.ACCEPT)
         if self.role is Role.INITIATOR:
+            self._machine.decide(Input.ACCEPT)
             self._queue_frame(FrameType.ACK, self._handshake.write_ack())
             self._take_transport()
         else:
+            verdict = Verdict(VerdictCode.READY, seen=seen, text=text).encode()
+            self._machine.decide(Input.ACCEPT)
             self._queue_record(RecordType.VERDICT, verdict)
 
     def reject(
