@@ -89,8 +89,8 @@ class Connection(Greeted, trio.abc.AsyncResource):
         """How many of those the other side opened."""
         self._given_up: dict[int, None] = {}
         """Ours that we closed and the other side may not have: the first to go when there is no room for more."""
-        self._settled = trio.lowlevel.ParkingLot()
-        """Who waits for a stream to be closed: for room for one more, or for the last one."""
+        self._news = trio.lowlevel.ParkingLot()
+        """Who waits for something to become of us: a stream that closes, an answer to a ping, the end."""
         self._abandoned: tuple[float, int] = (0.0, 0)
         """When the second began that we count in, and how many streams were opened and reset in it."""
         self._peer_leaves = False
@@ -101,9 +101,11 @@ class Connection(Greeted, trio.abc.AsyncResource):
         self._asked: float | None = None
         self._pings = 0
         self._pongs = 0
-        self._answers = trio.lowlevel.ParkingLot()
 
         self._reading = trio.CancelScope()
+        """One read after another, until something is due."""
+        self._read_until = math.inf
+        """When we read no more, on Trio's clock, whatever is due."""
         self._closing = False
         self._finishing = trio.CancelScope()
         """How long the open streams have, once it is being closed."""
@@ -185,7 +187,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 self._drop(next(iter(self._given_up)))
             if self._carried.can_open:
                 return
-            await self._settled.park()
+            await self._news.park()
 
     def _leaving(self, protocol: str) -> StreamRefusedError:
         return StreamRefusedError(self.peer, protocol, "it is closing the connection")
@@ -197,7 +199,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 self._in_use_of_theirs -= 1
             elif stream.id in self._carried:
                 self._given_up[stream.id] = None
-            self._settled.unpark_all()
+            self._news.unpark_all()
 
     def _drop(self, id_: int) -> None:
         self._carried.reset(id_)
@@ -206,7 +208,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
     def _settle(self, id_: int) -> None:
         """The other side has done with it."""
         self._given_up.pop(id_, None)
-        self._settled.unpark_all()
+        self._news.unpark_all()
 
     # --- the task ---------------------------------------------------------------------------------------
 
@@ -216,8 +218,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         Cancelled, it says CLOSE GOING_AWAY if the transport takes that within a moment.
         """
         try:
-            with self._reading:
-                await self._read_until_silent()
+            await self._read_until_silent()
             if self._broken is not None:
                 self._transport_broke(self._broken)
             await self._say_last_words(_MOMENT if self._cut_short else self._limits.write_alert)
@@ -238,13 +239,14 @@ class Connection(Greeted, trio.abc.AsyncResource):
     async def _read_until_silent(self) -> None:
         """Read; when nothing was heard for long, ask, and when that brings nothing either, give up."""
         limits = self._limits
-        while True:
+        while trio.current_time() < self._read_until:
             due = self._heard + limits.keepalive
             if self._end is not None:
                 due = math.inf  # whoever closes has a deadline of his own
             elif self._asked is not None:
                 due = self._asked + limits.keepalive_answer
-            with trio.CancelScope(deadline=due):
+            self._reading = trio.CancelScope(deadline=min(due, self._read_until))
+            with self._reading:
                 await self._read()
                 return
             if self._asked is None:
@@ -263,6 +265,11 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     )
                 )
                 return
+
+    def _stop_reading(self, at: float = -math.inf) -> None:
+        """Read no more from then on, on Trio's clock; by default, at once."""
+        self._read_until = at
+        self._reading.deadline = min(self._reading.deadline, at)
 
     async def _read(self) -> None:
         """Read until one of the two directions has ended it."""
@@ -329,12 +336,12 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     self._count_abandoned()
             case GoAwayReceived():
                 self._peer_leaves = True
-                self._settled.unpark_all()
+                self._news.unpark_all()
             case PongReceived(payload):
                 number = int.from_bytes(payload, "big")
                 if self._pongs < number <= self._pings:  # else it answers nothing that we have asked
                     self._pongs = number
-                    self._answers.unpark_all()
+                    self._news.unpark_all()
             case CloseReceived(code, text):
                 self._closed_by_peer(code, text)
             case _:
@@ -395,7 +402,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         started = trio.current_time()
         number = self._ask()
         while self._pongs < number:
-            await self._answers.park()
+            await self._news.park()
             self.check_open()
         return trio.current_time() - started
 
@@ -434,13 +441,13 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     self._close(close)
                     with trio.move_on_after(self._limits.close):
                         await self._ended.wait()
-                self._reading.cancel()
+                self._stop_reading()
             await self._ended.wait()
         except trio.Cancelled:
             self._cut_short = True
             if self._end is None:
                 self._close(close)
-            self._reading.cancel()
+            self._stop_reading()
             raise
 
     async def _finish_streams(self) -> None:
@@ -448,7 +455,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         self._writer.flush_soon()
         with self._finishing:
             while self._streams and self._end is None:
-                await self._settled.park()
+                await self._news.park()
 
     def _close(self, close: Close, how: str | None = None) -> None:
         """Say CLOSE, and have ended; who reads waits for theirs. how: what became of the connection, in words."""
@@ -488,7 +495,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
     def _write_failed(self, error: Exception) -> None:
         """Writing failed. What the other side said before it went is still read, for a while: it is the cause."""
         self._broken = error
-        self._reading.deadline = trio.current_time() + self._limits.write_alert
+        self._stop_reading(trio.current_time() + self._limits.write_alert)
 
     def _transport_broke(self, error: Exception) -> None:
         self._finish(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
@@ -499,8 +506,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
             self._end = end
             for stream in self._streams.values():
                 stream.on_end()
-            self._answers.unpark_all()
-            self._settled.unpark_all()
+            self._news.unpark_all()
             self._writer.wake()
 
     async def _say_last_words(self, seconds: float) -> None:

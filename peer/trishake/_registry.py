@@ -64,7 +64,8 @@ class Registry:
         self._connections: dict[PeerId, list[Connection]] = {}
         self._dials: dict[bytes, Dial] = {}
         """By the ephemeral key in their SYN."""
-        self._turns: dict[PeerId, trio.Lock] = {}
+        self._turns: dict[PeerId, trio.lowlevel.ParkingLot] = {}
+        """Of identities whose turn it is; who else waits for theirs."""
         self._watchers: weakref.WeakSet[Arrivals] = weakref.WeakSet()
         self._changed = trio.lowlevel.ParkingLot()
         self._left = False
@@ -165,14 +166,18 @@ class Registry:
     @asynccontextmanager
     async def turn(self, peer: PeerId) -> AsyncGenerator[None]:
         """One greeting of an identity at a time is decided, until its connection is there or is not."""
-        lock = self._turns.setdefault(peer, trio.Lock())
+        turn = self._turns.get(peer)
+        if turn is None:
+            turn = self._turns[peer] = trio.lowlevel.ParkingLot()
+        else:
+            await turn.park()  # whoever wakes us has kept the turn for us
         try:
-            async with lock:
-                yield
+            yield
         finally:
-            statistics = lock.statistics()
-            if not statistics.locked and not statistics.tasks_waiting:
-                self._turns.pop(peer, None)
+            if turn:
+                turn.unpark()
+            else:
+                del self._turns[peer]
 
     async def objection(self, peer: PeerId, since: float) -> Rejection | None:
         """Why no further connection with this identity, which dials us, may open; None if it may.
@@ -192,8 +197,11 @@ class Registry:
 
     async def _own_dial_gets_there(self, peer: PeerId, since: float) -> bool:
         """Of two dials that cross ours is kept; hold the verdict until it is known how ours ends."""
-        if any(_crosses(connection, since) for connection in self._connections.get(peer, [])):
-            return True
+        for connection in reversed(self._connections.get(peer, [])):
+            if connection.opened_at <= since:
+                break  # and so are all before it
+            if _crosses(connection, since):
+                return True
         with trio.move_on_after(self._limits.crossing):
             for dial in list(self._dials.values()):
                 if dial.target == peer:

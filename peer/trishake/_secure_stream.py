@@ -399,7 +399,9 @@ async def respond(
     return SecureStream(session, greeter.wire, meeting, greeter.limits)
 
 
-def _profile(network: Network | None, suites: Sequence[int] | None, agent: str | None, app: bytes | None) -> Profile:
+def _profile(
+    network: Network | None, suites: Sequence[int] | None, agent: str | None, app: bytes | None
+) -> Profile:
     ids = None if suites is None else tuple(suites)
     if network is not None and network.private:
         return Profile(network, ids, agent=agent, app=app)  # its keys are to be kept nowhere

@@ -97,6 +97,8 @@ async def open_stream(
             if not places:
                 raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, "the name stands for no address")
             phase = Phase.CONNECT
+            if len(places) == 1:
+                return await transport.connect(address, places[0], nursery)
             return await _race(address, transport, places, nursery)
     except NoResponse as error:
         error.elapsed = trio.current_time() - started
