@@ -38,8 +38,8 @@ MESSAGE: Final = b"m" * 64
 STREAMS: Final = 16
 """Open on the connection while one of them is measured, where there can be several."""
 
-WARM_UP: Final = 20
-"""Handshakes before the clock starts."""
+WARM_UP: Final = 50
+"""Handshakes before the clock starts, or before memory is looked at."""
 
 AsyncFunction = Callable[[], Coroutine[Any, Any, None]]
 
@@ -71,7 +71,10 @@ class Place(Protocol):
     port: int
 
     async def dial(self, port: int, dialer: int) -> End:
-        """Connect and authenticate; returns when the dialer knows who is there. dialer: which one, from 0."""
+        """Connect and authenticate; returns when the dialer knows who is there.
+
+        port: this place's own, or one that leads there. dialer: which one, from 0; each dials once.
+        """
         ...
 
     async def accept(self) -> End:
@@ -102,7 +105,7 @@ class Subject(Protocol):
     """What `dial` raises when nothing comes of it: an outcome, that is counted."""
 
     def place(self, dialers: int) -> AbstractAsyncContextManager[Place]:
-        """dialers: how many different ones there are, where the peer's identities make a difference."""
+        """dialers: how many there are, each with an identity of its own where one identity has one connection."""
         ...
 
 
@@ -215,7 +218,7 @@ class Clock:
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
-def _result(
+def result(
     value: float, unit: str, *, cpu: float | None = None, more: bool = False, **detail: Any
 ) -> dict[str, Any]:
     """cpu: the CPU's share, in the same unit. more: whether more is better."""
@@ -247,7 +250,7 @@ async def handshakes(subject: Subject, place: Place, count: int, at_once: int) -
     await subject.loop.together([partial(dial_in_turn, numbers)] * at_once)
     wall, cpu = clock.read()
     accepted = len(held) // 2 - WARM_UP
-    return _result(wall / count * 1e3, "ms", cpu=cpu / count * 1e3, accepted=accepted, failed=failed)
+    return result(wall / count * 1e3, "ms", cpu=cpu / count * 1e3, accepted=accepted, failed=failed)
 
 
 async def _connect(subject: Subject, place: Place) -> tuple[Stream, Stream]:
@@ -291,13 +294,13 @@ async def bulk(subject: Subject, place: Place, count: int, at_once: int) -> dict
     """Writes of 64 KiB one way, MiB/s until the listener has read them all."""
     wall, cpu = await _one_way(subject, place, bytes(WRITE), count)
     mebibytes = count * WRITE / 2**20
-    return _result(mebibytes / wall, "MiB/s", cpu=mebibytes / cpu, more=True)
+    return result(mebibytes / wall, "MiB/s", cpu=mebibytes / cpu, more=True)
 
 
 async def messages(subject: Subject, place: Place, count: int, at_once: int) -> dict[str, Any]:
     """Messages of 64 bytes one way, one write each, thousands a second until the listener has read them all."""
     wall, cpu = await _one_way(subject, place, MESSAGE, count)
-    return _result(count / wall / 1e3, "thousand/s", cpu=count / cpu / 1e3, more=True)
+    return result(count / wall / 1e3, "thousand/s", cpu=count / cpu / 1e3, more=True)
 
 
 async def pingpong(subject: Subject, place: Place, count: int, at_once: int) -> dict[str, Any]:
@@ -322,7 +325,7 @@ async def pingpong(subject: Subject, place: Place, count: int, at_once: int) -> 
     clock = Clock()
     await round_trips(count)
     wall, cpu = clock.read()
-    return _result(wall / count * 1e6, "µs", cpu=cpu / count * 1e6)
+    return result(wall / count * 1e6, "µs", cpu=cpu / count * 1e6)
 
 
 def resident() -> int:
@@ -334,21 +337,22 @@ def resident() -> int:
 async def memory(subject: Subject, place: Place, count: int, at_once: int) -> dict[str, Any]:
     """KiB of an idle connection, both ends: the growth of resident memory over `count` of them.
 
-    A warm-up of 50 connections stays open, so that what the first of them load and allocate is not counted.
+    The dialers are there before; the connections of the warm-up stay open, so that what the first of them load
+    and allocate is not counted.
     """
     held: list[End] = []
 
     async def connect(times: int) -> None:
         for _ in range(times):
-            held.append(await place.dial(place.port, 0))
+            held.append(await place.dial(place.port, len(held) // 2))
             held.append(await place.accept())
 
-    await connect(50)
+    await connect(WARM_UP)
     gc.collect()
     before = resident()
     await connect(count)
     gc.collect()
-    return _result((resident() - before) / count / 1024, "KiB")
+    return result((resident() - before) / count / 1024, "KiB")
 
 
 async def latency(subject: Subject, place: Place, count: int, at_once: int) -> dict[str, Any]:
@@ -360,8 +364,8 @@ async def latency(subject: Subject, place: Place, count: int, at_once: int) -> d
     arrived: list[float] = []
     answered: list[float] = []
 
-    async def dial(port: int, start: float) -> None:
-        stream = await (await place.dial(port, 0)).open_stream()
+    async def dial(port: int, number: int, start: float) -> None:
+        stream = await (await place.dial(port, number)).open_stream()
         await stream.send_all(b"?")
         await _receive(stream, 1)
         answered.append(time.perf_counter() - start)
@@ -373,21 +377,21 @@ async def latency(subject: Subject, place: Place, count: int, at_once: int) -> d
         await stream.send_all(b"!")
 
     with relay(place.port) as port:
-        for _ in range(count):
+        for number in range(count):
             start = time.perf_counter()
-            await subject.loop.together([partial(dial, port, start), partial(answer, start)])
-    return _result(
+            await subject.loop.together([partial(dial, port, number, start), partial(answer, start)])
+    return result(
         statistics.median(answered) / ROUND_TRIP,
         "round trips",
         to_the_listener=statistics.median(arrived) / ROUND_TRIP,
     )
 
 
-def import_(subject: Subject) -> dict[str, Any]:
-    """The import alone, in a fresh interpreter, ms."""
-    program = f"import time; start = time.perf_counter(); {subject.imports}; print(time.perf_counter() - start)"
+def import_(statement: str) -> dict[str, Any]:
+    """The import statement alone, in a fresh interpreter, ms."""
+    program = f"import time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
-    return _result(float(done.stdout) * 1e3, "ms")
+    return result(float(done.stdout) * 1e3, "ms")
 
 
 COUNTS: Final = {
@@ -421,23 +425,25 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def print_line(peer: str, measurement: str, result: dict[str, Any]) -> None:
+    print(json.dumps({"peer": peer, "measurement": measurement, **result}), flush=True)
+
+
 def main(subject: Subject, options: argparse.Namespace) -> None:
     """Measure, print one JSON line, and end the process."""
     count = options.count or COUNTS.get(options.measurement, 1)
-
-    def print_line(result: dict[str, Any]) -> None:
-        print(json.dumps({"peer": subject.name, "measurement": options.measurement, **result}), flush=True)
+    report = partial(print_line, subject.name, options.measurement)
 
     async def measure() -> None:
-        dialers = WARM_UP + count if options.measurement == "handshakes" else 1
+        dialers = WARM_UP + count if options.measurement in ("handshakes", "latency", "memory") else 1
         async with subject.place(dialers) as place:
-            print_line(await _MEASUREMENTS[options.measurement](subject, place, count, options.at_once))
+            report(await _MEASUREMENTS[options.measurement](subject, place, count, options.at_once))
             os._exit(0)  # nothing is closed: see above
 
     try:
         if options.measurement == "import":
-            print_line(import_(subject))
+            report(import_(subject.imports))
         else:
             subject.loop.run(measure)
     except NotMeasured as reason:
-        print_line({"not_measured": str(reason)})
+        report({"not_measured": str(reason)})

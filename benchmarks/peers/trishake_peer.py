@@ -21,7 +21,6 @@ LIMITS = Limits(
     handshake_rate=1_000_000,
     handshake_burst=1_000_000,
     connections=100_000,
-    connections_per_identity=100_000,
 )
 """Admission is on, and lets all of them pass: they come from one address."""
 
