@@ -445,5 +445,5 @@ def main(subject: Subject, options: argparse.Namespace) -> None:
             report(import_(subject.imports))
         else:
             subject.loop.run(measure)
-    except NotMeasured as reason:
-        report({"not_measured": str(reason)})
+    except* NotMeasured as reasons:  # a group, if it comes out of a nursery
+        report({"not_measured": str(reasons.exceptions[0])})

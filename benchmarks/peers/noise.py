@@ -81,4 +81,4 @@ if __name__ == "__main__":
         await stream.greet(bob, initiator=False)
         return stream
 
-    main(OverTcp("noiseprotocol", "import trio, noise.connection", dial, answer), arguments().parse_args())
+    main(OverTcp("noiseprotocol", "import noise.connection, trio", dial, answer), arguments().parse_args())
