@@ -28,7 +28,15 @@ PEERS: Final = {
     "trishake-hybrid": ["trishake_stream", "--suite", "hybrid"],
     "trishake-peer": ["trishake_peer"],
     "trishake-peer-hybrid": ["trishake_peer", "--suite", "hybrid"],
+    "libp2p": ["libp2p"],
+    "noise": ["noise"],
+    "asyncssh": ["asyncssh"],
+    "iroh": ["iroh"],
     "tcp": ["trio_tcp"],
+    "limit-sockets": ["limits", "--of", "sockets"],
+    "limit-aead": ["limits", "--of", "aead"],
+    "limit-primitives": ["limits", "--of", "primitives"],
+    "limit-primitives-hybrid": ["limits", "--of", "primitives", "--suite", "hybrid"],
 }
 """Program and arguments of each. The first is what the others are compared with."""
 
@@ -47,6 +55,11 @@ MEASUREMENTS: Final = {
 
 SHORT: Final = [name for name in MEASUREMENTS if name != "handshakes-1000"]
 
+PATH: Final = [os.environ.get("PYTHONPATH", ""), str(ROOT / "peer"), str(ROOT / "protocol")]
+"""Where the programs find Trishake: in this checkout, whatever is installed, unless PYTHONPATH names another."""
+
+ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, PATH))}
+
 LIBRARIES: Final = ("trio", "cryptography", "msgpack", "libp2p", "noiseprotocol", "asyncssh", "iroh")
 
 Line = dict[str, Any]
@@ -60,7 +73,7 @@ def measure(peer: str, measurement: str, *, short: bool, limit: float) -> Line:
     if short:
         command += fewer
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {limit:g} s"}
     if done.returncode != 0 or not done.stdout:
@@ -86,6 +99,7 @@ def machine() -> dict[str, str]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "openssl of ssl": ssl.OPENSSL_VERSION,
+        "trishake": _revision(),
     }
     for library in LIBRARIES:
         try:
@@ -93,6 +107,18 @@ def machine() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[library] = "not installed"
     return found
+
+
+def _revision() -> str:
+    """The version and the commit of the Trishake that is measured."""
+    which = "import trishake; print(trishake.__version__, trishake.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", which], env=ENVIRONMENT, check=True, capture_output=True, text=True
+    )
+    version, file = found.stdout.split(maxsplit=1)
+    describe = ["git", "-C", str(Path(file).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, check=False, capture_output=True, text=True).stdout.strip()
+    return f"{version}, {commit or 'no commit'}"
 
 
 def summary(lines: list[Line]) -> Line:
@@ -117,23 +143,22 @@ def summary(lines: list[Line]) -> Line:
 def print_table(measurement: str, found: dict[str, Line], reference: str) -> None:
     units = {line["unit"] for line in found.values() if "unit" in line}
     print(f"\n{measurement}, {', '.join(units) or 'nothing measured'}")
-    print(f"  {'':22} {'median':>9} {'spread':>19} {'by CPU':>9} {f'× {reference}':>8} {'by CPU':>8}")
+    print(f"  {'':23} {'median':>9} {'spread':>19} {'by CPU':>9} {f'× {reference}':>8} {'by CPU':>8}")
     base = found.get(reference, {})
     for peer, line in found.items():
-        if "median" not in line:
-            print(f"  {peer:22} {_reason(line)}")
+        if "failed" in line:
+            print(f"  {peer:23} failed: {line['failed']}")
+            continue
+        if "not_measured" in line:
             continue
         spread = f"{_figure(line['least'])} – {_figure(line['most'])}"
         print(
-            f"  {peer:22} {_figure(line['median']):>9} {spread:>19} {_figure(line['cpu']):>9}"
+            f"  {peer:23} {_figure(line['median']):>9} {spread:>19} {_figure(line['cpu']):>9}"
             f" {_ratio(line, base, 'median'):>8} {_ratio(line, base, 'cpu'):>8}  {_detail(line['detail'])}"
         )
-
-
-def _reason(line: Line) -> str:
-    if "failed" in line:
-        return f"failed: {line['failed']}"
-    return f"not measured: {line['not_measured']}"
+    for peer, line in found.items():
+        if "not_measured" in line:
+            print(f"  {peer:23} not measured: {line['not_measured']}")
 
 
 def _figure(value: float | None) -> str:
@@ -163,9 +188,9 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas: %(default)s")
     parser.add_argument("--only", help=f"measurements, separated by commas: {','.join(MEASUREMENTS)}")
     parser.add_argument("--short", action="store_true", help="less of each, for a first look")
-    parser.add_argument("--limit", type=float, default=120, help="seconds that one process has")
+    parser.add_argument("--limit", type=float, default=180, help="seconds that one process has")
     parser.add_argument("--json", type=Path, help="where to write everything that was found")
-    parser.add_argument("--plot", type=Path, help="the folder in which to draw it, as PNG and SVG")
+    parser.add_argument("--plot", type=Path, help="where to draw it: a path to which .png and .svg are added")
     options = parser.parse_args()
     peers = options.peers.split(",")
     measurements = options.only.split(",") if options.only else SHORT if options.short else list(MEASUREMENTS)
@@ -186,10 +211,14 @@ def main() -> None:
         _progress("")
         results[measurement] = {peer: summary(found) for peer, found in lines.items()}
         print_table(measurement, results[measurement], reference=next(iter(PEERS)))
+    command = f"python benchmarks/run.py {' '.join(sys.argv[1:])}"
+    report = {"command": command, "runs": options.runs, "machine": about, "results": results}
     if options.json:
-        command = f"python benchmarks/run.py {' '.join(sys.argv[1:])}"
-        report = {"command": command, "runs": options.runs, "machine": about, "results": results}
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    if options.plot:
+        from plot import draw  # needs matplotlib, which nothing else here does
+
+        draw(report, options.plot)
 
 
 def _progress(text: str) -> None:
