@@ -261,12 +261,14 @@ async def _connect(subject: Subject, place: Place) -> tuple[Stream, Stream]:
     return client, server
 
 
-async def _send(stream: Stream, data: bytes, times: int) -> None:
+async def send_each(stream: Stream, data: bytes, times: int) -> None:
+    """The same, as many times, one write each."""
     for _ in range(times):
         await stream.send_all(data)
 
 
-async def _receive(stream: Stream, size: int) -> None:
+async def receive_all(stream: Stream, size: int) -> None:
+    """Read, and forget, that many bytes."""
     while size > 0:
         data = await stream.receive_some()
         if not data:
@@ -280,7 +282,7 @@ async def _one_way(subject: Subject, place: Place, data: bytes, count: int) -> t
 
     async def transfer(times: int) -> None:
         await subject.loop.together(
-            [partial(_send, client, data, times), partial(_receive, server, times * len(data))]
+            [partial(send_each, client, data, times), partial(receive_all, server, times * len(data))]
         )
 
     await transfer(max(1, count // 10))
@@ -305,27 +307,29 @@ async def messages(subject: Subject, place: Place, count: int, at_once: int) -> 
 
 async def pingpong(subject: Subject, place: Place, count: int, at_once: int) -> dict[str, Any]:
     """64 bytes there and back, one round trip after the other, µs each."""
-    client, server = await _connect(subject, place)
-
-    async def ping(times: int) -> None:
-        for _ in range(times):
-            await client.send_all(MESSAGE)
-            await _receive(client, len(MESSAGE))
-
-    async def pong(times: int) -> None:
-        for _ in range(times):
-            await _receive(server, len(MESSAGE))
-            await server.send_all(MESSAGE)
-
-    async def round_trips(times: int) -> None:
-        await subject.loop.together([partial(ping, times), partial(pong, times)])
-
-    await round_trips(max(1, count // 10))
+    ends = await _connect(subject, place)
+    await round_trips(subject.loop, *ends, max(1, count // 10))
     gc.collect()
     clock = Clock()
-    await round_trips(count)
+    await round_trips(subject.loop, *ends, count)
     wall, cpu = clock.read()
     return result(wall / count * 1e6, "µs", cpu=cpu / count * 1e6)
+
+
+async def round_trips(loop: Loop, client: Stream, server: Stream, times: int) -> None:
+    """A message there and back, one after the other."""
+
+    async def ping() -> None:
+        for _ in range(times):
+            await client.send_all(MESSAGE)
+            await receive_all(client, len(MESSAGE))
+
+    async def pong() -> None:
+        for _ in range(times):
+            await receive_all(server, len(MESSAGE))
+            await server.send_all(MESSAGE)
+
+    await loop.together([ping, pong])
 
 
 def resident() -> int:
@@ -367,12 +371,12 @@ async def latency(subject: Subject, place: Place, count: int, at_once: int) -> d
     async def dial(port: int, number: int, start: float) -> None:
         stream = await (await place.dial(port, number)).open_stream()
         await stream.send_all(b"?")
-        await _receive(stream, 1)
+        await receive_all(stream, 1)
         answered.append(time.perf_counter() - start)
 
     async def answer(start: float) -> None:
         stream = await (await place.accept()).accept_stream()
-        await _receive(stream, 1)
+        await receive_all(stream, 1)
         arrived.append(time.perf_counter() - start)
         await stream.send_all(b"!")
 

@@ -137,6 +137,7 @@ def summary(lines: list[Line]) -> Line:
         "more_is_better": lines[0]["more_is_better"],
         "detail": lines[-1]["detail"],
         "values": values,
+        "cpu_values": cpu,
     }
 
 
@@ -152,9 +153,10 @@ def print_table(measurement: str, found: dict[str, Line], reference: str) -> Non
         if "not_measured" in line:
             continue
         spread = f"{_figure(line['least'])} – {_figure(line['most'])}"
+        beside = [_figure(ratio(line, base, key)) for key in ("values", "cpu_values")]
         print(
             f"  {peer:23} {_figure(line['median']):>9} {spread:>19} {_figure(line['cpu']):>9}"
-            f" {_ratio(line, base, 'median'):>8} {_ratio(line, base, 'cpu'):>8}  {_detail(line['detail'])}"
+            f" {beside[0]:>8} {beside[1]:>8}  {_detail(line['detail'])}"
         )
     for peer, line in found.items():
         if "not_measured" in line:
@@ -168,10 +170,11 @@ def _figure(value: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _ratio(line: Line, base: Line, key: str) -> str:
-    if line.get(key) is None or base.get(key) is None:
-        return "–"
-    return f"{line[key] / base[key]:.2f}"
+def ratio(line: Line, base: Line, key: str) -> float | None:
+    """The median of the ratios of each run to the one beside it: what slows the machine down slows both."""
+    if not line.get(key) or not base.get(key):
+        return None
+    return statistics.median(one / other for one, other in zip(line[key], base[key], strict=False))
 
 
 def _detail(detail: Line) -> str:

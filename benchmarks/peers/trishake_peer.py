@@ -33,7 +33,9 @@ class TrishakePeer:
     streams = STREAMS
     failures = (DialError,)
 
-    def __init__(self, suite: str) -> None:
+    def __init__(self, suite: str, address: str = "tcp://127.0.0.1:0") -> None:
+        """address: where it listens."""
+        self._address = address
         self.name = f"trishake peer {suite}"
         self._suites = SUITES[suite]
 
@@ -49,8 +51,7 @@ class TrishakePeer:
             peer = await block.enter_async_context(Peer(bob, trust=trust, suites=self._suites, limits=LIMITS))
             place = _Place(peer, dialing)
             peer.handle(PROTOCOL, place.handle)
-            address = (await peer.listen("tcp://127.0.0.1:0")).invite
-            place.invite = Address.parse(address)
+            place.invite = Address.parse((await peer.listen(self._address)).invite)
             yield place
 
 
