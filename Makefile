@@ -31,8 +31,8 @@ check: test lint types demo chat  ## all that CI runs
 bench: $(VENV)/.bench  ## a first look, in about two minutes
 	$(BIN)/python benchmarks/run.py --short --runs 3 --peers tls,trishake,trishake-peer,noise,tcp,limit-primitives
 
-bench-long: $(VENV)/.bench  ## everything, in half an hour; writes bench.json and draws docs/benchmarks.{png,svg}
-	$(BIN)/python benchmarks/run.py --runs 5 --json bench.json --plot docs/benchmarks
+bench-long: $(VENV)/.bench  ## everything, in half an hour; writes and draws docs/benchmarks.{json,png,svg}
+	$(BIN)/python benchmarks/run.py --runs 5 --json docs/benchmarks.json --plot docs/benchmarks
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,6 @@
 """The runner: every measurement of every peer, each in a fresh process, interleaved; a table, JSON and a plot.
 
-    python benchmarks/run.py --runs 5 --peers trishake,tls --only handshakes,bulk --json out.json
+    python benchmarks/run.py --runs 5 --peers trishake,tls --only handshakes,bulk --json out.json --plot out
 
 Interleaved means A B C A B C …: what else the machine does at a time falls on all peers alike.
 """
@@ -217,6 +217,7 @@ def main() -> None:
     command = f"python benchmarks/run.py {' '.join(sys.argv[1:])}"
     report = {"command": command, "runs": options.runs, "machine": about, "results": results}
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if options.plot:
         from plot import draw  # needs matplotlib, which nothing else here does

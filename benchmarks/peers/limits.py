@@ -2,7 +2,7 @@
 
 --of primitives: a greeting's public-key work, of both ends: X25519, 2 key pairs and 6 exchanges; Ed25519, 2
 signatures and 2 verifications; hybrid, also ML-KEM-768: a key pair, an encapsulation and a decapsulation.
---of aead: ChaCha20Poly1305, sealed and opened. --of sockets: non-blocking TCP sockets, taking turns in one thread.
+--of aead: ChaCha20Poly1305, sealed and opened. --of sockets: TCP sockets that take turns in one thread.
 """
 
 from __future__ import annotations
