@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint types chat check clean
+.PHONY: demo test slow lint types chat check bench bench-long clean
 
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
@@ -28,6 +28,12 @@ chat: $(VENV)/.run  ## the example: a room of three, scripted
 
 check: test lint types demo chat  ## all that CI runs
 
+bench: $(VENV)/.bench  ## a first look, in about two minutes
+	$(BIN)/python benchmarks/run.py --short --runs 3 --peers tls,trishake,trishake-peer,noise,tcp,limit-primitives
+
+bench-long: $(VENV)/.bench  ## everything, in half an hour; writes and draws docs/benchmarks.{json,png,svg}
+	$(BIN)/python benchmarks/run.py --runs 5 --json docs/benchmarks.json --plot docs/benchmarks
+
 clean:
 	rm -rf $(VENV)
 
@@ -38,4 +44,8 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
