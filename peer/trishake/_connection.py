@@ -56,8 +56,8 @@ from ._writer import Writer
 _MOMENT: Final = 0.1
 """Seconds in which a connection that is cut short may still say CLOSE."""
 
-_TURN: Final = 256
-"""Events of one connection that are seen to at a time: a record of crumbs holds thousands, and others wait."""
+_TURN: Final = 4
+"""Events of one connection that are seen to at a time: a record of crumbs holds many, and others wait."""
 
 
 class Connection(Greeted, trio.abc.AsyncResource):
@@ -154,7 +154,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
             id_ = self._carried.open(protocol)
             stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=True)
             try:
-                await self._writer.flush()
+                self._writer.flush()
                 await stream.wait_accepted()
             except BaseException:
                 self._carried.reset(id_)

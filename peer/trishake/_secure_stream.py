@@ -45,6 +45,9 @@ from ._trust import Policy, anyone, as_peer_id
 from ._version import AGENT
 from ._wire import Interrupted, Wire
 
+_GATHERED: Final = 2 * MAX_RECORD_CONTENT
+"""Bytes of records that have come together, from which on they are handed out."""
+
 _SEND_CHUNK: Final = 4 * MAX_RECORD_CONTENT
 """Plaintext that is encrypted ahead of the write: bounds what a slow reader makes us hold."""
 
@@ -68,6 +71,7 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         self._sending = OneCaller("send")
         self._receiving = OneCaller("receive")
         self._received = b""
+        self._close_received: CloseReceived | None = None
         self._read_until = math.inf
         """Until when, on Trio's clock, we read: for a while after the transport has broken, or we are closing."""
         self._failure: ConnectionClosed | None = None
@@ -163,21 +167,20 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
             if self._failure is not None:
                 self._read_until = trio.current_time() + self._limits.close
             waited = False
-            while not self._received and self._session.receiving is Direction.OPEN:
+            while not self._received:
                 try:
-                    event = self._session.next_event()
+                    self._received = self._take_data()
                 except RemoteProtocolError as error:
                     raise await self._end_after(error) from error
-                match event:
-                    case DataReceived():
-                        self._received = event.data
-                    case CloseReceived():
-                        await self._take_close(event)
-                    case Wait():
-                        waited = True
-                        await self._read()
-                    case _:
-                        pass  # a PONG: nobody waits for it
+                if self._received:
+                    break
+                if self._close_received is not None:
+                    close, self._close_received = self._close_received, None
+                    await self._take_close(close)
+                if self._session.receiving is not Direction.OPEN:
+                    break
+                waited = True
+                await self._read()
             if not waited:
                 await trio.lowlevel.checkpoint()
             if not self._received:
@@ -187,6 +190,30 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
             else:
                 data, self._received = self._received[:max_bytes], self._received[max_bytes:]
             return data
+
+    def _take_data(self) -> bytes:
+        """What has arrived, as far as the next CLOSE: one call for several records, which came together."""
+        data = b""
+        parts: list[bytes] = []
+        length = 0
+        while self._close_received is None and length < _GATHERED:
+            try:
+                event = self._session.next_event()
+            except RemoteProtocolError:
+                if not parts:
+                    raise
+                break  # it is raised again when this has been read
+            match event:
+                case DataReceived(data):
+                    parts.append(data)
+                    length += len(data)
+                case CloseReceived():
+                    self._close_received = event
+                case Wait():
+                    break
+                case _:
+                    pass  # a PONG: nobody waits for it
+        return data if len(parts) < 2 else b"".join(parts)
 
     async def _read(self) -> None:
         """Read once; what the session wants to answer is written beside it."""

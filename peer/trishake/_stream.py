@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ._connection import Connection
 
 
+_CRUMB: Final = 4096
+"""Bytes; a window holds so few that are larger that they may be copied together each time."""
+
+
 class Stream(trio.abc.HalfCloseableStream):
     """A byte stream to the peer at the other end of a connection. Made by `Connection.open_stream`, or handed to
     a handler; never by hand.
@@ -75,10 +79,12 @@ class Stream(trio.abc.HalfCloseableStream):
             if not rest:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             while rest:
-                await self._wait_turn()
+                if self._writer.crowded or not self._streams.credit(self.id):
+                    await self._wait_turn()
                 taken = self._streams.send(self.id, rest if len(rest) <= CHUNK else memoryview(rest)[:CHUNK])
                 rest = b"" if taken == len(rest) else memoryview(rest)[taken:]
-                await self._writer.flush()
+                self._writer.flush()
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 self._check_sendable()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -150,8 +156,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 data = bytes(view[:max_bytes])
             del self._received[:max_bytes]
         self._streams.consume(self.id, len(data))
-        if self._streams.unsent:
-            self._writer.flush_soon()
+        if self._streams.unsent:  # credit
+            self._writer.flush()
         return data
 
     # --- ending -----------------------------------------------------------------------------------------
@@ -220,10 +226,11 @@ class Stream(trio.abc.HalfCloseableStream):
         if not self._received:
             self._received = data
         else:
-            if isinstance(self._received, bytes):  # crumbs kept one by one would take many times the window
-                self._received = bytearray(self._received)
+            if isinstance(self._received, bytes) and len(data) < _CRUMB:
+                self._received = bytearray(self._received)  # or each of them would have all the others copied
             self._received += data
-        self._receiver.unpark_all()
+        if self._receiver:
+            self._receiver.unpark_all()
 
     def on_finished(self) -> None:
         self._their_half_finished = True

@@ -18,8 +18,8 @@ from trishake_protocol import Session
 from ._addresses import format_endpoint
 from ._transport import remote_endpoint
 
-_CHUNK: Final = 64 * 1024
-"""Bytes that one read asks for: about one record of the largest size."""
+_CHUNK: Final = 127 * 1024
+"""Bytes that one read asks for: two records, nearly, and what malloc still takes from the heap it has."""
 
 _CLOSED: Final = "this stream was closed here"
 

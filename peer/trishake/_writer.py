@@ -1,10 +1,10 @@
 """Writer: when what a session wants to say goes to the wire, and who waits for that.
 
-    Stream.send_all → Writer.flush → SocketWire.flush → socket         nobody is writing: at once, by the caller
-    Stream.send_all → Writer.flush_soon ⇢ one task that writes it all  somebody is, or writes come close together
+    Stream.send_all → Writer.flush → Wire.write_now → socket           as much as it takes: at once, by the caller
+    Stream.send_all → Writer.flush ⇢ one task that writes the rest     and what comes close together
 
 So a lone message is on the socket before its `send_all` returns, and many small ones share a record and a system
-call. A caller that is cancelled leaves nothing half-written: what is queued is written by the task.
+call. Nobody who sends waits in here but for room.
 """
 
 from __future__ import annotations
@@ -61,34 +61,31 @@ class Writer:
     @property
     def crowded(self) -> bool:
         """Whether who sends has to wait: so much is queued, or others wait already."""
-        return bool(self._room) or self._queued >= _FULL
-
-    @property
-    def _queued(self) -> int:
-        return self._streams.unsent + self._wire.backlog
+        return bool(self._room) or self._streams.unsent + self._wire.backlog >= _FULL
 
     async def wait_turn(self) -> None:
         """Wait in line until there is room for CHUNK bytes more, or the connection has ended."""
         await self._room.park()
 
-    async def flush(self) -> None:
-        """Write what is queued, or see that it is written. Cancelled, it is written all the same."""
-        if self._wire.tears or self._wire.writing or self._running or self._follows_closely():
+    def flush(self) -> None:
+        """Write what is queued: at once, as much as the transport takes, or by the task, what is left or follows
+        closely. No checkpoint."""
+        if self._running or self._stopped:
+            return
+        if self._wire.tears or self._follows_closely():
             self.flush_soon()
-            await trio.lowlevel.cancel_shielded_checkpoint()
             return
         self._wire.queue(self._session)
         try:
-            if not self._wire.write_now():
-                await self._wire.flush()
+            written = self._wire.write_now()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._fail(error)
-        finally:
-            self._last = trio.current_time()
-            if self._wire.backlog or self._session.has_data_to_send:
-                self.flush_soon()
+            return
+        self._last = trio.current_time()
+        if not written:
+            self.flush_soon()
+        if self._room:
             self._admit()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def flush_soon(self) -> None:
         """Have what is queued written by a task of its own. No checkpoint."""
@@ -108,7 +105,7 @@ class Writer:
     def _admit(self) -> None:
         """Something was written: as many of those who wait as there is room for, first come first served."""
         if self._running:
-            self._room.unpark(count=max(0, _FULL - self._queued) // CHUNK)
+            self._room.unpark(count=max(0, _FULL - self._streams.unsent - self._wire.backlog) // CHUNK)
         else:
             self.wake()  # nobody will write again until somebody sends
 
@@ -138,7 +135,7 @@ class Writer:
             before = self._streams.unsent
             if before >= _GATHERED:
                 return
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.cancel_shielded_checkpoint()
             idle = idle + 1 if self._streams.unsent == before else 0
             if idle == 2:
                 return

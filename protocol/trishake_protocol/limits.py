@@ -105,6 +105,9 @@ HANDSHAKE_BUFFER: Final = 20 * 1024
 REMEMBERED_RESETS: Final = 1024
 """Streams that we reset and whose late frames we count (section 10)."""
 
+MAX_RUN: Final = 64
+"""Frames of one stream's data that make one event at most: so it takes no longer than another."""
+
 MAX_UNSENT_ANSWERS: Final = 1024
 """Answers and resets that may wait to be written, for a peer that opens streams and does not read (section 10).
 

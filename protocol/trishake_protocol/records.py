@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from .errors import CloseCode, RemoteProtocolError
@@ -73,12 +74,18 @@ class RecordWriter:
 
     def encode(self, type_: RecordType, content: bytes | memoryview, padding: int = 0) -> bytes:
         """One frame. content, type byte and padding are at most 65519 bytes together."""
-        plaintext = b"".join((content, bytes((type_,)), bytes(padding)))
+        return b"".join(self.encode_parts(type_, (content,), padding))
+
+    def encode_parts(
+        self, type_: RecordType, content: Sequence[bytes | memoryview], padding: int = 0
+    ) -> tuple[bytes, bytes]:
+        """The same as header and body, of content in parts: what is copied together is copied once."""
+        plaintext = b"".join((*content, bytes((type_,)), bytes(padding)))
         assert len(plaintext) <= MAX_RECORD_CONTENT + 1
         if self._cipher_state.n % REKEY_INTERVAL == 0 and self._cipher_state.n:
             self._cipher_state.rekey()
         body = self._cipher_state.encrypt_with_ad(b"", plaintext)
-        return _HEADER.pack(FrameType.RECORD, len(body)) + body
+        return _HEADER.pack(FrameType.RECORD, len(body)), body
 
 
 class RecordReader:

@@ -20,7 +20,7 @@ messages in `messages.py`, the checks of a greeting in `greeting.py`, Noise in `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from . import limits
@@ -68,6 +68,12 @@ _PEER_UNKNOWN: Final = {State.AWAIT_SYN, State.AWAIT_SYN_ACK, State.AWAIT_ACK, S
 """The states in which no more than HANDSHAKE_BUFFER is kept."""
 
 
+def _unchanging(data: bytearray | memoryview) -> bytes | memoryview:
+    """Data that cannot be changed before it is encrypted: a copy, unless it is of bytes."""
+    view = memoryview(data)
+    return view if isinstance(view.obj, bytes) else bytes(view)
+
+
 def _not_own_dial(_: bytes) -> bool:
     return False
 
@@ -88,7 +94,8 @@ class Session:
         """Where in the inbox we are; 0 until the session is open."""
         self._eof = False
         self._failure: RemoteProtocolError | None = None
-        self._outbox: list[bytes | tuple[RecordType, bytes | memoryview]] = []
+        self._outbox: list[bytes | tuple[RecordType, Sequence[bytes | memoryview]]] = []
+        """Frames in clear, and records with their content in parts."""
         self._pong: Ping | None = None
         self._closing = False  # we closed for good: DATA that crosses our CLOSE is discarded (section 9)
 
@@ -268,7 +275,7 @@ class Session:
     def data_to_send(self) -> bytes:
         """Everything that is to be written now, in order, or nothing. Records are encrypted here."""
         if self._pong is not None:
-            self._outbox.append((RecordType.PING, self._pong.encode()))
+            self._queue_record(RecordType.PING, self._pong.encode())
             self._pong = None
         if self.streams is not None:
             self._take_streams(self.streams)
@@ -283,9 +290,9 @@ class Session:
             if self._writer.exhausted:
                 parts.append(self._close_at_key_limit(self._writer))
                 break
-            parts.append(self._writer.encode(*item))
+            parts += self._writer.encode_parts(*item)
         self._outbox.clear()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     # --- what the application decides -------------------------------------------------------------------
 
@@ -356,7 +363,7 @@ class Session:
         if self.streams is not None:
             raise LocalProtocolError("this session has streams: send on one of them")
         self._machine.record_sent(Record.DATA)
-        self._queue_data(data)
+        self._queue_data((data if isinstance(data, bytes) else _unchanging(data),))
 
     def finish(self, text: str | None = None) -> None:
         """End our direction; the other goes on, unless both sides have streams (CLOSE NORMAL, section 9).
@@ -601,22 +608,29 @@ class Session:
     def _queue_frame(self, type_: FrameType, body: bytes) -> None:
         self._outbox.append(encode_frame(type_, body))
 
-    def _queue_record(self, type_: RecordType, content: bytes | memoryview) -> None:
-        self._outbox.append((type_, content))
+    def _queue_record(self, type_: RecordType, content: bytes) -> None:
+        self._outbox.append((type_, (content,)))
 
-    def _queue_data(self, data: bytes | bytearray | memoryview) -> None:
+    def _queue_data(self, parts: Sequence[bytes | memoryview]) -> None:
         """DATA records of equal size: a full one and a crumb would cost more than two halves."""
-        view = memoryview(data)
-        if not isinstance(view.obj, bytes):
-            view = memoryview(bytes(view))  # it may be changed before it is encrypted
-        if len(view) <= limits.MAX_RECORD_CONTENT:
-            if view:
-                self._queue_record(RecordType.DATA, view)
+        length = sum(map(len, parts))
+        if length <= limits.MAX_RECORD_CONTENT:
+            if length:
+                self._outbox.append((RecordType.DATA, parts))
             return
-        count = -(-len(view) // limits.MAX_RECORD_CONTENT)
-        size = -(-len(view) // count)
-        for start in range(0, len(view), size):
-            self._queue_record(RecordType.DATA, view[start : start + size])
+        size = -(-length // -(-length // limits.MAX_RECORD_CONTENT))
+        content: list[bytes | memoryview] = []
+        room = size
+        for part in parts:
+            rest = memoryview(part)
+            while len(rest) >= room:
+                self._outbox.append((RecordType.DATA, [*content, rest[:room]]))
+                content, rest, room = [], rest[room:], size
+            if rest:
+                content.append(rest)
+                room -= len(rest)
+        if content:
+            self._outbox.append((RecordType.DATA, content))
 
     @property
     def _unsent_of_streams(self) -> int:
@@ -628,7 +642,7 @@ class Session:
 
     def _take_streams(self, streams: Streams) -> None:
         if self._unsent_of_streams:
-            self._queue_data(streams.data_to_send())
+            self._queue_data(streams.parts_to_send())
 
     def _send_close(self, close: Close) -> None:
         content = close.encode()

@@ -25,6 +25,7 @@ from .events import (
     StreamReset,
 )
 from .limits import (
+    MAX_RUN,
     MAX_STREAM_ID,
     MAX_STREAMS,
     MAX_UNSENT_ANSWERS,
@@ -36,6 +37,9 @@ from .limits import (
 from .messages import MuxFlag, MuxFrame, MuxType, StreamAnswer, StreamOpen, StreamVerdict
 from .patterns import Role
 from .states import Half, Part, StreamInput, StreamMachine, StreamState
+
+_MUX_LENGTH = 4
+"""Bytes at the end of a frame's header that say its length."""
 
 _NOT_ANSWERED = {StreamState.AWAIT_PROTOCOL, StreamState.ASKED}
 
@@ -136,7 +140,8 @@ class Streams:
         Raises LocalProtocolError if our half is finished, the stream is over, or it waits for our answer.
         """
         stream = self._answered(id_)
-        stream.machine.sent(Part.DATA)
+        if stream.machine.sending is not Half.OPEN:
+            stream.machine.sent(Part.DATA)  # which it refuses
         part = bytes(data if len(data) <= stream.send_window else data[: stream.send_window])
         if part:
             self._queue_data(stream, part)
@@ -189,25 +194,55 @@ class Streams:
                 return None
             if self._body is not None:
                 self._read_body(*self._body)
-            elif left >= MUX_HEADER:
+            elif left < MUX_HEADER:
+                return None
+            else:
                 frame = MuxFrame.decode(self._inbox, self._read_to)
+                if frame.flags == 0 and frame.type is MuxType.DATA and (data := self._read_run(frame)):
+                    return DataReceived(data, frame.stream)
                 self._read_to += MUX_HEADER
                 self._read_frame(frame)
-            else:
-                return None
         return self._events.popleft()
 
     def data_to_send(self) -> bytes:
         """Every frame that is to be sent now, in order, or nothing."""
+        return b"".join(self.parts_to_send())
+
+    def parts_to_send(self) -> list[bytes]:
+        """The same, in parts that nobody has copied together."""
         if self._pong is not None:
             self._queue(MuxFrame(MuxType.PING, MuxFlag.ACK, 0, self._pong))
             self._pong = None
-        data = b"".join(self._outbox)
-        self._outbox.clear()
+        parts, self._outbox = self._outbox, []
         self._unsent = self._unsent_answers = 0
-        return data
+        return parts
 
     # --- reading ----------------------------------------------------------------------------------------
+
+    def _read_run(self, frame: MuxFrame) -> bytes:
+        """The data of this DATA frame, and of those of the same stream that follow it directly.
+
+        Nothing, and nothing read, where it is not all there or there is something to judge: see `_read_frame`.
+        One record may hold thousands of crumbs: they make an event each MAX_RUN.
+        """
+        stream = self._streams.get(frame.stream)
+        if stream is None or (stream.machine.state, stream.machine.receiving) != (StreamState.OPEN, Half.OPEN):
+            return b""
+        inbox, start = self._inbox, self._read_to
+        header, length = inbox[start : start + MUX_HEADER - _MUX_LENGTH], frame.length
+        parts: list[bytes] = []
+        while len(parts) < MAX_RUN:
+            end = start + MUX_HEADER + length
+            if end > len(inbox) or not 0 < length <= stream.receive_window:
+                break
+            stream.receive_window -= length
+            parts.append(inbox[start + MUX_HEADER : end])
+            start = end
+            if not inbox.startswith(header, start):  # another frame than one of the same kind and stream
+                break
+            length = int.from_bytes(inbox[start + MUX_HEADER - _MUX_LENGTH : start + MUX_HEADER], "big")
+        self._read_to = start
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_frame(self, frame: MuxFrame) -> None:
         if frame.type is MuxType.DATA:
@@ -431,12 +466,14 @@ class Streams:
             self._open_by_us -= 1
 
     def _queue_data(self, stream: _Stream, data: bytes, flags: MuxFlag = MuxFlag.NONE) -> None:
-        stream.send_window -= len(data)
-        self._queue(MuxFrame(MuxType.DATA, flags, stream.machine.stream, len(data)), data)
+        length = len(data)
+        stream.send_window -= length
+        self._outbox += MuxFrame(MuxType.DATA, flags, stream.machine.stream, length).encode(), data
+        self._unsent += MUX_HEADER + length
 
-    def _queue(self, frame: MuxFrame, body: bytes = b"") -> None:
-        self._outbox += frame.encode(), body
-        self._unsent += MUX_HEADER + len(body)
+    def _queue(self, frame: MuxFrame) -> None:
+        self._outbox.append(frame.encode())
+        self._unsent += MUX_HEADER
 
 
 def _breach(text: str) -> RemoteProtocolError:
