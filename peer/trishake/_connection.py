@@ -301,12 +301,13 @@ class Connection(Greeted, trio.abc.AsyncResource):
                 session.receive_eof()
 
     def _happen(self, event: Event | Wait) -> None:
+        if isinstance(event, DataReceived):
+            if stream := self._streams.get(event.stream):
+                stream.on_data(event.data)
+            else:
+                self._drop(event.stream)  # it was closed here, and they have not stopped
+            return
         match event:
-            case DataReceived(data, id_):
-                if stream := self._streams.get(id_):
-                    stream.on_data(data)
-                else:
-                    self._drop(id_)  # it was closed here, and they have not stopped
             case CreditReceived(id_):
                 if stream := self._streams.get(id_):
                     stream.on_credit()

@@ -72,6 +72,8 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         self._receiving = OneCaller("receive")
         self._received = b""
         self._close_received: CloseReceived | None = None
+        self._drained = False
+        """Nothing more has arrived, or nothing more will count."""
         self._read_until = math.inf
         """Until when, on Trio's clock, we read: for a while after the transport has broken, or we are closing."""
         self._failure: ConnectionClosed | None = None
@@ -168,19 +170,19 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
                 self._read_until = trio.current_time() + self._limits.close
             waited = False
             while not self._received:
-                try:
-                    self._received = self._take_data()
-                except RemoteProtocolError as error:
-                    raise await self._end_after(error) from error
-                if self._received:
-                    break
-                if self._close_received is not None:
+                if not self._drained:
+                    try:
+                        self._received = self._take_data()
+                    except RemoteProtocolError as error:
+                        raise await self._end_after(error) from error
+                elif self._close_received is not None:
                     close, self._close_received = self._close_received, None
                     await self._take_close(close)
-                if self._session.receiving is not Direction.OPEN:
+                elif self._session.receiving is not Direction.OPEN:
                     break
-                waited = True
-                await self._read()
+                else:
+                    waited = True
+                    await self._read()
             if not waited:
                 await trio.lowlevel.checkpoint()
             if not self._received:
@@ -193,27 +195,24 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
 
     def _take_data(self) -> bytes:
         """What has arrived, as far as the next CLOSE: one call for several records, which came together."""
-        data = b""
         parts: list[bytes] = []
         length = 0
-        while self._close_received is None and length < _GATHERED:
+        while length < _GATHERED:
             try:
                 event = self._session.next_event()
             except RemoteProtocolError:
                 if not parts:
                     raise
                 break  # it is raised again when this has been read
-            match event:
-                case DataReceived(data):
-                    parts.append(data)
-                    length += len(data)
-                case CloseReceived():
-                    self._close_received = event
-                case Wait():
-                    break
-                case _:
-                    pass  # a PONG: nobody waits for it
-        return data if len(parts) < 2 else b"".join(parts)
+            if isinstance(event, DataReceived):
+                parts.append(event.data)
+                length += len(event.data)
+            elif isinstance(event, Wait | CloseReceived):
+                self._drained = True
+                self._close_received = event if isinstance(event, CloseReceived) else None
+                break
+            # else it is a PONG: nobody waits for it
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _read(self) -> None:
         """Read once; what the session wants to answer is written beside it."""
@@ -229,6 +228,7 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         except trio.BrokenResourceError as error:
             self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
             raise self._failure_now() from error
+        self._drained = False
         if data:
             self._session.receive_data(data)
         else:
