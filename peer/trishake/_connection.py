@@ -34,6 +34,7 @@ from trishake_protocol import (
     StreamOpened,
     StreamRefused,
     StreamReset,
+    Streams,
     Truncated,
     Wait,
     code_name,
@@ -44,10 +45,10 @@ from trishake_protocol.messages import Close
 
 from ._errors import ConnectionClosed, StreamTimeout, UnknownProtocol
 from ._errors import StreamRefused as StreamRefusedError
-from ._greeting import Greeted, Meeting
+from ._greeting import MAX_OPTIMISTIC_DATA, Greeted, Meeting, check_optimistic
 from ._handlers import UNKNOWN, Handler, Handlers
 from ._limits import Limits
-from ._messages import MAX_SIZE, check_max_size, request
+from ._messages import MAX_SIZE, check_max_size, encode_message, request
 from ._stream import Stream
 from ._trust import Decision, Introduction, Rejection, accept, shortened
 from ._wire import Wire
@@ -58,6 +59,14 @@ _MOMENT: Final = 0.1
 
 _TURN: Final = 4
 """Events of one connection that are seen to at a time: a record of crumbs holds many, and others wait."""
+
+
+def open_with_data(streams: Streams, protocol: str, data: bytes) -> int:
+    """Open a stream, and say the first on it; its id. Raises ValueError for a protocol id out of bounds."""
+    id_ = streams.open(protocol)
+    if data:
+        streams.send(id_, data)
+    return id_
 
 
 class Connection(Greeted, trio.abc.AsyncResource):
@@ -81,7 +90,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         self._handlers = handlers
         self._nursery = nursery
         self._on_end = on_end
-        self._carried = session.carry_streams()
+        self._carried = session.streams or session.carry_streams()
         self._writer = Writer(session, self._carried, wire, nursery, self._write_failed)
         self._streams: dict[int, Stream] = {}
         """Those that neither the application has closed nor the other side has refused."""
@@ -142,27 +151,37 @@ class Connection(Greeted, trio.abc.AsyncResource):
 
     # --- streams ----------------------------------------------------------------------------------------
 
-    async def open_stream(self, protocol: str) -> Stream:
+    async def open_stream(self, protocol: str, optimistic: bytes = b"") -> Stream:
         """Open a stream, and return once the other side has taken it.
 
-        protocol: what it is for, 1 to 128 bytes of UTF-8, such as `chat/1`.
+        protocol: what it is for, 1 to 128 bytes of UTF-8, such as `chat/1`. optimistic: at most 16,000 bytes, the
+        first that we send on it, which go along with the opening; if the stream is refused, nobody sees them.
         Raises UnknownProtocol, StreamRefused, or StreamTimeout after `Limits.open_stream`; ConnectionClosed;
-        ValueError for a protocol id out of bounds. Cancelled, it leaves no stream behind.
+        ValueError for a protocol id out of bounds, or too much data. Cancelled, it leaves no stream behind.
         """
+        check_optimistic(optimistic)
         with trio.move_on_after(self._limits.open_stream):
             await self._wait_for_room(protocol)
-            id_ = self._carried.open(protocol)
-            stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=True)
-            try:
-                self._writer.flush()
-                await stream.wait_accepted()
-            except BaseException:
-                self._carried.reset(id_)
-                self._writer.flush_soon()
-                self.forget(stream)
-                raise
+            stream = self.adopt(open_with_data(self._carried, protocol, optimistic), protocol)
+            self._writer.flush()
+            await self.wait_accepted(stream)
             return stream
         raise StreamTimeout(self.peer, protocol, self._limits.open_stream)
+
+    def adopt(self, id_: int, protocol: str) -> Stream:
+        """The stream of ours that was opened under this id, and is not answered yet."""
+        stream = self._streams[id_] = Stream(self, self._carried, self._writer, id_, protocol, ours=True)
+        return stream
+
+    async def wait_accepted(self, stream: Stream) -> None:
+        """Wait for the answer to an opening of ours; if it does not come, or is no, no stream is left behind."""
+        try:
+            await stream.wait_accepted()
+        except BaseException:
+            self._carried.reset(stream.id)
+            self._writer.flush_soon()
+            self.forget(stream)
+            raise
 
     async def request(self, protocol: str, value: object, *, max_size: int = MAX_SIZE) -> Any:
         """Ask for one value with another, on a stream of its own: see `Peer.handle_request`.
@@ -173,7 +192,10 @@ class Connection(Greeted, trio.abc.AsyncResource):
         it has the function over there cancelled.
         """
         check_max_size(max_size)
-        return await request(await self.open_stream(protocol), value, max_size=max_size)
+        message = encode_message(value, max_size)
+        small = len(message) <= MAX_OPTIMISTIC_DATA
+        stream = await self.open_stream(protocol, message if small else b"")
+        return await request(stream, value, max_size=max_size, sent=small)
 
     async def _wait_for_room(self, protocol: str) -> None:
         """Wait until one more stream of ours may be opened. A checkpoint only if there is none."""
@@ -528,3 +550,22 @@ class Connection(Greeted, trio.abc.AsyncResource):
     def _why(end: ConnectionClosed) -> ConnectionClosed:
         """A fresh one for each who asks: a raised exception gathers tracebacks."""
         return ConnectionClosed(str(end), code=end.code, text=end.text, by_peer=end.by_peer)
+
+
+class Opening:
+    """A stream that is opened with the ACK of a dial, before there is a connection (section 9)."""
+
+    def __init__(self, protocol: str, data: bytes) -> None:
+        self._protocol = protocol
+        self._data = data
+        self._id = 0
+        self.stream: Stream | None = None
+        """Once the dial was accepted; not answered yet."""
+
+    def send(self, session: Session) -> None:
+        """Right behind the ACK."""
+        self._id = open_with_data(session.carry_streams(), self._protocol, self._data)
+
+    def taken_by(self, connection: Connection) -> None:
+        """The dial was accepted."""
+        self.stream = connection.adopt(self._id, self._protocol)

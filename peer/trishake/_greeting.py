@@ -58,6 +58,16 @@ from ._observer import Observer, Progress, Step
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, ask_policy, reject
 from ._wire import Wire
 
+MAX_OPTIMISTIC_DATA: Final = 16_000
+"""Bytes that an application may send with an ACK: what the specification allows, less what goes around them."""
+
+
+def check_optimistic(data: bytes) -> None:
+    """Raises ValueError for more than MAX_OPTIMISTIC_DATA."""
+    if len(data) > MAX_OPTIMISTIC_DATA:
+        raise ValueError(f"{len(data)} bytes of optimistic data, the limit is {MAX_OPTIMISTIC_DATA}")
+
+
 MET_ITSELF: Final = "this peer has met itself. Check the address, and that no two peers share an identity"
 
 
@@ -164,6 +174,8 @@ class Greeter:
         self.dialed = dialed
         self.objection: Callable[[Introduction], Awaitable[Rejection | None]] = _no_objection
         """What else may stand against a peer that the policy takes (section 7, step 10); asked last."""
+        self.behind_ack: Callable[[], None] | None = None
+        """What the application wants to say with its ACK, before the verdict (section 9); it tells the session."""
         self.started = started
         self.phase = Phase.SYN_ACK if session.role is Role.INITIATOR else Phase.SYN
         self.identified: PeerIdentified | None = None
@@ -381,7 +393,9 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
             if isinstance(decision, Rejection):
                 session.reject()
                 raise Untrusted(event.peer, decision)
-            session.accept()
+            session.accept(optimistic=greeter.behind_ack is not None)
+            if greeter.behind_ack is not None:
+                greeter.behind_ack()
             greeter.phase = Phase.VERDICT
             greeter.progress(Step.ACK_SENT)
             verdict = await greeter.next_event()

@@ -45,7 +45,7 @@ _unpacker = cast("Callable[..., Any]", msgpack.Unpacker)  # pyright: ignore[repo
 # --- values ---------------------------------------------------------------------------------------------
 
 
-def _encode(value: object, max_size: int) -> bytes:
+def encode_message(value: object, max_size: int) -> bytes:
     """One frame. Raises TypeError, ValueError, or MessageTooLarge."""
     try:
         data = _packb(value, default=_refuse)
@@ -158,7 +158,7 @@ class MessageChannel(trio.abc.Channel[Any]):
         then. Cancelled while it waits for its turn it has sent nothing; cancelled later, part of the message may
         be on its way, and every later send raises trio.BrokenResourceError.
         """
-        frame = _encode(value, self.max_size)
+        frame = encode_message(value, self.max_size)
         async with self._sending:
             self._check_sending()
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which nothing is torn
@@ -258,16 +258,17 @@ _MAX_TEXT: Final = 1024
 _HUNG_UP: Final = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-async def request(stream: trio.abc.Stream, value: object, *, max_size: int = MAX_SIZE) -> Any:
+async def request(stream: trio.abc.Stream, value: object, *, max_size: int = MAX_SIZE, sent: bool = False) -> Any:
     """Send one value and return what the other side answers. The stream is ours from the call on, and closed.
 
-    max_size: bytes, of the request and of its reply; at least 2048. Raises RequestFailed if the other side could
-    not answer, BadMessage or MessageTooLarge for what is no reply, trio.BrokenResourceError if it ended without
-    one; and as MessageChannel.send. Cancelled, it aborts the stream, and the function over there is cancelled.
+    sent: whether the value went along with the opening of the stream. max_size: bytes, of the request and of its
+    reply; at least 2048. Raises RequestFailed if the other side could not answer, BadMessage or MessageTooLarge for
+    what is no reply, trio.BrokenResourceError if it ended without one; and as MessageChannel.send. Cancelled, it
+    aborts the stream, and the function over there is cancelled.
     """
     channel = _channel_for_reply(stream, max_size)
     try:
-        reply = await _exchange(channel, value)
+        reply = await (channel.receive() if sent else _exchange(channel, value))
         await channel.aclose()
     except BaseException:
         await trio.aclose_forcefully(stream)

@@ -24,13 +24,21 @@ from trishake_protocol import (
     VerdictCode,
 )
 from trishake_protocol.limits import MUX
+from trishake_protocol.messages import StreamOpen
 
 from ._addresses import Address
 from ._admission import Admission, Busy
-from ._connection import Connection
+from ._connection import Connection, Opening
 from ._dialing import AddressBook, first_to_accept
-from ._errors import ConnectionClosed, DialError, InvalidAddress, Refused, Rejected
-from ._greeting import Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
+from ._errors import ConnectionClosed, DialError, InvalidAddress, Refused, Rejected, StreamTimeout
+from ._greeting import (
+    Greeter,
+    Meeting,
+    check_optimistic,
+    greet_as_initiator,
+    greet_as_responder,
+    unix_time,
+)
 from ._handlers import Handler, Handlers, StreamHandler
 from ._keep import Keeper
 from ._limits import Limits
@@ -40,6 +48,7 @@ from ._messages import MAX_SIZE, RequestFunction, answer, check_max_size
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
 from ._statistics import Statistics, Tally
+from ._stream import Stream
 from ._tcp import Tcp
 from ._tls import Tls
 from ._transport import Transport, open_stream
@@ -309,6 +318,44 @@ class Peer:
         close_soon = partial(self._close_soon, code=CloseCode.NORMAL, finish=0)
         return await first_to_accept(addresses, partial(self._dial, trust=trust), close_soon)
 
+    async def open_stream(
+        self,
+        target: PeerId | Address | str,
+        protocol: str,
+        optimistic: bytes = b"",
+        *,
+        trust: Policy | None = None,
+    ) -> Stream:
+        """A stream to a peer, in one call: over the connection that there is, or else with a dial.
+
+        Where one address is to be dialed, the stream is opened along with the last message of the greeting: the
+        first answer on it is there after three round trips, connecting included, where dialing, opening and asking
+        one after another take five.
+        target, trust: as for `dial`. protocol, optimistic: as for `Connection.open_stream`; nobody sees them who
+        does not accept us.
+        The connection stays open when the stream is closed, or refused; `stream.connection` has it.
+        Raises as `dial` and `Connection.open_stream` do; ConnectionClosed, where the other side dials us at the
+        same time and another connection is kept than the one that carried the data.
+        """
+        self._block_entered()
+        check_optimistic(optimistic)
+        StreamOpen(protocol).encode()
+        addresses = self._addresses_of(target, ())
+        peer = addresses[0].peer
+        connection = None if peer is None else self._registry.newest(peer)
+        if connection is not None and connection.is_open:
+            return await connection.open_stream(protocol, optimistic)
+        if len(addresses) > 1:  # each that accepts would act on it
+            return await (await self.dial(target, trust=trust)).open_stream(protocol, optimistic)
+        opening = Opening(protocol, optimistic)
+        connection = await self._dial(addresses[0], trust, opening)
+        if opening.stream is None:  # the connection is another, and nobody has seen the opening
+            return await connection.open_stream(protocol, optimistic)
+        with trio.move_on_after(self._limits.open_stream):
+            await opening.stream.connection.wait_accepted(opening.stream)
+            return opening.stream
+        raise StreamTimeout(connection.peer, protocol, self._limits.open_stream)
+
     def keep(self, target: PeerId | Address | str, *more: Address | str, trust: Policy | None = None) -> Keeper:
         """Hold a connection to a peer from now on: dial, and dial again when it has ended.
 
@@ -358,8 +405,10 @@ class Peer:
             known = ", ".join(f"{scheme}://" for scheme in self._transports)
             raise InvalidAddress(f"'{address}': no transport for {address.scheme}://; there are {known}") from None
 
-    async def _dial(self, address: Address, trust: Policy | None = None) -> Connection:
-        """One address: connect, greet, and have the connection."""
+    async def _dial(
+        self, address: Address, trust: Policy | None = None, opening: Opening | None = None
+    ) -> Connection:
+        """One address: connect, greet, and have the connection. opening: of a stream, to go along with ACK."""
         nursery = self._nursery
         try:
             if nursery is None or self._leaving:  # we left before it was this address's turn
@@ -373,6 +422,8 @@ class Peer:
         greeter = self._greeter(session, Wire.over(stream), trust or self._trust, address.endpoint, address.peer)
         with self._registry.dialing(greeter) as dial:
             greeter.objection = partial(self._object_to_responder, dial)
+            if opening is not None:
+                greeter.behind_ack = partial(opening.send, session)
             if self._leaving:  # we left while it connected
                 greeter.leave()
             try:
@@ -382,6 +433,8 @@ class Peer:
                     return kept
                 raise
             connection = self._open(session, greeter.wire, meeting, nursery)
+            if opening is not None:
+                opening.taken_by(connection)
             dial.ready = True
         self._addresses.learn(address.with_peer(connection.peer))
         try:

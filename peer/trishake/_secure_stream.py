@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import trio
@@ -37,7 +37,15 @@ from trishake_protocol import (
 from trishake_protocol.limits import MAX_RECORD_CONTENT
 
 from ._errors import ConnectionClosed
-from ._greeting import Greeted, Greeter, Meeting, greet_as_initiator, greet_as_responder, unix_time
+from ._greeting import (
+    Greeted,
+    Greeter,
+    Meeting,
+    check_optimistic,
+    greet_as_initiator,
+    greet_as_responder,
+    unix_time,
+)
 from ._limits import Limits
 from ._observer import Observer
 from ._transport import OneCaller
@@ -379,6 +387,7 @@ async def initiate(
     identity: Identity,
     *,
     expect: PeerId | str | None = None,
+    optimistic: bytes = b"",
     trust: Policy = anyone,
     network: Network | None = None,
     suites: Sequence[int] | None = None,
@@ -389,15 +398,20 @@ async def initiate(
 ) -> SecureStream:
     """Greet whoever is at the other end of a stream, as the one who opens. Returns once we are accepted.
 
-    expect: who must answer; anyone whom `trust` takes, if None. network: the default is the public network
-    `trishake`. suites: ids enabled, best first. app: at most 4096 bytes, handed to the other side's policy.
-    Raises DialError: NoResponse, Rejected, or Refused. The stream is ours from the call on: it is closed when
-    the greeting fails or is cancelled, and with the connection.
+    expect: who must answer; anyone whom `trust` takes, if None. optimistic: the first bytes of the stream, at most
+    16,000, sent with our last message, before we know that we are accepted: their answer is there a round trip
+    earlier, and nobody sees them who does not accept us. network: the default is the public network `trishake`.
+    suites: ids enabled, best first. app: at most 4096 bytes, handed to the other side's policy.
+    Raises DialError: NoResponse, Rejected, or Refused; ValueError for too much optimistic data. The stream is ours
+    from the call on: it is closed when the greeting fails or is cancelled, and with the connection.
     """
     profile = _profile(network, suites, agent, app)
     expected = None if expect is None else as_peer_id(expect)
+    check_optimistic(optimistic)
     session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
     greeter = _greeter(stream, session, trust, limits, observer)
+    if optimistic:
+        greeter.behind_ack = partial(session.send, optimistic)
     meeting = await greet_as_initiator(greeter)
     return SecureStream(session, greeter.wire, meeting, greeter.limits)
 

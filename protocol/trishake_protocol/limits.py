@@ -78,6 +78,9 @@ REKEY_INTERVAL: Final = 65536
 KEY_LIMIT_NONCE: Final = 2**63
 """Only CLOSE KEY_LIMIT may use this nonce, and nothing a later one (section 9)."""
 
+MAX_OPTIMISTIC: Final = 16 * 1024
+"""Bytes of records, headers and all, that may follow an ACK before its verdict (section 9)."""
+
 PING_LENGTH: Final = 8
 
 MUX_HEADER: Final = 12
@@ -104,6 +107,9 @@ HANDSHAKE_BUFFER: Final = 20 * 1024
 
 REMEMBERED_RESETS: Final = 1024
 """Streams that we reset and whose late frames we count (section 10)."""
+
+CREDIT_UNIT: Final = 64 * 1024
+"""Bytes of which credit is given a multiple: a sender whose window has crumbs left sends crumbs, and falls behind."""
 
 MAX_RUN: Final = 64
 """Frames of one stream's data that make one event at most: so it takes no longer than another."""

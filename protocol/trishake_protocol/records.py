@@ -23,6 +23,9 @@ from .noise import CipherState, HandshakeError
 from .patterns import Suite
 
 _HEADER: Final = struct.Struct(">BH")
+RECORD_OVERHEAD: Final = FRAME_HEADER + 1 + TAG_LENGTH
+"""Bytes of a record's frame besides its content."""
+
 RECORD_BOUNDS: Final = range(TAG_LENGTH, MAX_NOISE_MESSAGE + 1)
 _ALERT_BOUNDS: Final = range(1, 1 + MAX_ALERT_DETAIL + 1)
 

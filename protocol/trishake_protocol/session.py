@@ -60,7 +60,7 @@ from .messages import (
 )
 from .patterns import Role, Suite
 from .primitives import MLKEM768, SHA256, Kem, KeyPair
-from .records import RECORD_BOUNDS, FrameHeader, RecordReader, RecordWriter, frame_bounds
+from .records import RECORD_BOUNDS, RECORD_OVERHEAD, FrameHeader, RecordReader, RecordWriter, frame_bounds
 from .states import Direction, Input, Machine, Record, State
 from .streams import Streams
 
@@ -97,6 +97,7 @@ class Session:
         self._outbox: list[bytes | tuple[RecordType, Sequence[bytes | memoryview]]] = []
         """Frames in clear, and records with their content in parts."""
         self._pong: Ping | None = None
+        self._sent_optimistically = 0
         self._closing = False  # we closed for good: DATA that crosses our CLOSE is discarded (section 9)
 
         self._magic_read = False
@@ -296,14 +297,17 @@ class Session:
 
     # --- what the application decides -------------------------------------------------------------------
 
-    def accept(self, *, seen: str | None = None, text: str | None = None) -> None:
+    def accept(self, *, seen: str | None = None, text: str | None = None, optimistic: bool = False) -> None:
         """Take the identified peer: an initiator sends ACK, a responder VERDICT READY.
 
         seen: the initiator's address as the responder sees it; text: for people. Both are the responder's.
+        optimistic: the initiator's: what it sends until the verdict goes right behind ACK, at most MAX_OPTIMISTIC
+            bytes of records. The responder reads it once it has accepted, and never sees it otherwise.
         Raises LocalProtocolError unless PAUSED, ValueError where the verdict cannot be sent.
         """
         if self.role is Role.INITIATOR:
             self._machine.decide(Input.ACCEPT)
+            self._machine.optimistic = optimistic
             self._queue_frame(FrameType.ACK, self._handshake.write_ack())
             self._take_transport()
         else:
@@ -358,11 +362,13 @@ class Session:
         """Queue a part of our byte stream; it becomes as many records as it needs.
 
         Raises LocalProtocolError unless the session is open and our direction has not ended; and where it has
-        streams, which is then where to send.
+        streams, which is then where to send. Raises ValueError for more than goes before the verdict.
         """
         if self.streams is not None:
             raise LocalProtocolError("this session has streams: send on one of them")
         self._machine.record_sent(Record.DATA)
+        if self._machine.optimistic:
+            self._send_optimistic(len(data))
         self._queue_data((data if isinstance(data, bytes) else _unchanging(data),))
 
     def finish(self, text: str | None = None) -> None:
@@ -636,13 +642,28 @@ class Session:
     def _unsent_of_streams(self) -> int:
         """Bytes that the streams want to say, if our direction carries them now."""
         machine = self._machine
-        if self.streams is None or machine.state is not State.OPEN or machine.sending is not Direction.OPEN:
+        if self.streams is None or machine.sending is not Direction.OPEN:
             return 0
-        return self.streams.unsent
+        unsent = self.streams.unsent
+        if machine.state is State.OPEN or (machine.optimistic and unsent <= self._optimistic_room):
+            return unsent
+        return 0
 
     def _take_streams(self, streams: Streams) -> None:
-        if self._unsent_of_streams:
+        if unsent := self._unsent_of_streams:
+            if self._machine.optimistic:
+                self._send_optimistic(unsent)
             self._queue_data(streams.parts_to_send())
+
+    @property
+    def _optimistic_room(self) -> int:
+        """What one more record may hold before the verdict."""
+        return limits.MAX_OPTIMISTIC - self._sent_optimistically - RECORD_OVERHEAD
+
+    def _send_optimistic(self, length: int) -> None:
+        if length > self._optimistic_room:
+            raise ValueError(f"{length} bytes before the verdict, and {self._optimistic_room} may still go")
+        self._sent_optimistically += RECORD_OVERHEAD + length
 
     def _send_close(self, close: Close) -> None:
         content = close.encode()

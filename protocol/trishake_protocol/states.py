@@ -181,16 +181,19 @@ HALF: Final = {
 class Machine:
     """Where one session stands: the greeting's state, and after it that of each direction."""
 
-    __slots__ = ("receiving", "role", "sending", "state")
+    __slots__ = ("optimistic", "receiving", "role", "sending", "state")
 
     def __init__(self, role: Role) -> None:
         self.role = role
+        self.optimistic = False
+        """Whether our DATA may follow our ACK, before the verdict (section 9)."""
         self.state = State.AWAIT_SYN_ACK if role is Role.INITIATOR else State.AWAIT_SYN
         self.sending = Direction.OPEN
         self.receiving = Direction.OPEN
 
     def receive(self, input_: Input) -> None:
         """Something of the greeting arrived. Raises RemoteProtocolError in a state that does not allow it."""
+        self.optimistic = False  # the verdict is there, or will never be
         try:
             self.state = GREETING[self.role][self.state][input_]
         except KeyError:
@@ -210,7 +213,7 @@ class Machine:
             raise RemoteProtocolError(f"{record.value} arrived on a {self.receiving.value} direction") from None
 
     def record_sent(self, record: Record) -> None:
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN and not (self.optimistic and record is Record.DATA):
             raise LocalProtocolError(f"cannot send {record.value}: the session is {self.state.value}")
         try:
             self.sending = DIRECTION[self.sending][record]
@@ -221,6 +224,7 @@ class Machine:
 
     def end(self) -> None:
         self.state = State.ENDED
+        self.optimistic = False
 
 
 class StreamMachine:

@@ -25,6 +25,7 @@ from .events import (
     StreamReset,
 )
 from .limits import (
+    CREDIT_UNIT,
     MAX_RUN,
     MAX_STREAM_ID,
     MAX_STREAMS,
@@ -157,9 +158,10 @@ class Streams:
             return
         stream.credit += length
         if stream.credit >= STREAM_WINDOW // 2:
-            self._queue(MuxFrame(MuxType.WINDOW_UPDATE, 0, id_, stream.credit))
-            stream.receive_window += stream.credit
-            stream.credit = 0
+            credit = stream.credit - stream.credit % CREDIT_UNIT
+            self._queue(MuxFrame(MuxType.WINDOW_UPDATE, 0, id_, credit))
+            stream.receive_window += credit
+            stream.credit -= credit
 
     def finish(self, id_: int) -> None:
         """We have sent all that we will send on this stream. Raises as `send`."""
