@@ -261,10 +261,10 @@ _HUNG_UP: Final = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResou
 async def request(stream: trio.abc.Stream, value: object, *, max_size: int = MAX_SIZE, sent: bool = False) -> Any:
     """Send one value and return what the other side answers. The stream is ours from the call on, and closed.
 
-    sent: whether the value went along with the opening of the stream. max_size: bytes, of the request and of its
-    reply; at least 2048. Raises RequestFailed if the other side could not answer, BadMessage or MessageTooLarge for
-    what is no reply, trio.BrokenResourceError if it ended without one; and as MessageChannel.send. Cancelled, it
-    aborts the stream, and the function over there is cancelled.
+    sent: whether the value went along with the opening of the stream. max_size: bytes, of request and reply; at
+    least 2048. Raises RequestFailed if the other side could not answer, BadMessage or MessageTooLarge for what is
+    no reply, trio.BrokenResourceError if it ended without one; and as MessageChannel.send. Cancelled, it aborts
+    the stream, and the function over there is cancelled.
     """
     channel = _channel_for_reply(stream, max_size)
     try:

@@ -109,7 +109,7 @@ REMEMBERED_RESETS: Final = 1024
 """Streams that we reset and whose late frames we count (section 10)."""
 
 CREDIT_UNIT: Final = 64 * 1024
-"""Bytes of which credit is given a multiple: a sender whose window has crumbs left sends crumbs, and falls behind."""
+"""Bytes of which credit is given a multiple: who has crumbs of a window left sends crumbs, and falls behind."""
 
 MAX_RUN: Final = 64
 """Frames of one stream's data that make one event at most: so it takes no longer than another."""

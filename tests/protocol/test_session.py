@@ -1090,6 +1090,73 @@ def test_data_of_a_peer_whose_greeting_was_refused_is_never_seen(recording: Reco
     assert end.write() == HANDSHAKE_FAILED
 
 
+def accepting(recording: Recording) -> End:
+    """An initiator whose application has said yes, and wants to send before the verdict."""
+    end = calling(recording)
+    end.read(recording.syn_ack)
+    end.session.accept(optimistic=True)
+    return end
+
+
+def test_an_initiator_may_send_right_behind_its_ack(recording: Recording) -> None:
+    end = accepting(recording)
+    end.session.send(b"one")
+    end.session.send(b"two")
+    sent = end.write()
+    assert sent.startswith(recording.ack)
+    assert records_in(sent[len(recording.ack) :], recording.reader(INITIATOR)) == [
+        (RecordType.DATA, b"one"),
+        (RecordType.DATA, b"two"),
+    ]
+
+
+def test_what_goes_before_the_verdict_is_the_first_that_the_responder_reads(pair: Pair) -> None:
+    pair.identify_responder()
+    pair.initiator.session.accept(optimistic=True)
+    pair.initiator.session.send(b"one")
+    pair.talk()
+    assert DataReceived(b"one") not in pair.responder.events
+    pair.responder.session.accept()
+    pair.talk()
+    assert pair.responder.read() == []
+    assert pair.responder.events[-1] == DataReceived(b"one")
+    pair.initiator.session.send(b"two")
+    pair.talk()
+    assert pair.responder.events[-1] == DataReceived(b"two")
+
+
+def test_before_the_verdict_16_kib_of_records_may_go_and_no_byte_more(recording: Recording) -> None:
+    """A record is 20 bytes longer than what it carries."""
+    end = accepting(recording)
+    end.session.send(bytes(10_000))
+    with pytest.raises(ValueError, match="6345 bytes before the verdict, and 6344 may still go"):
+        end.session.send(bytes(16 * 1024 - 10_020 - 20 + 1))
+    end.session.send(bytes(16 * 1024 - 10_020 - 20))
+    assert len(end.write()) == len(recording.ack) + 16 * 1024
+    end.read(recording.verdict)
+    end.session.send(bytes(100_000))  # it is open now
+
+
+@pytest.mark.parametrize(
+    "send", [lambda s: s.finish(), lambda s: s.close(CloseCode.IDLE), lambda s: s.ping(bytes(8))]
+)
+def test_nothing_but_data_goes_before_the_verdict(recording: Recording, send: Callable[[Session], None]) -> None:
+    with pytest.raises(LocalProtocolError, match="waiting for VERDICT"):
+        send(accepting(recording).session)
+
+
+def test_after_a_rejection_nothing_more_may_be_sent(recording: Recording) -> None:
+    end = accepting(recording)
+    end.read(recording.writer(RESPONDER).encode(RecordType.VERDICT, Verdict(VerdictCode.POLICY).encode()))
+    with pytest.raises(LocalProtocolError, match="the session is ended"):
+        end.session.send(b"x")
+
+
+def test_without_being_asked_for_nothing_goes_before_the_verdict(recording: Recording) -> None:
+    with pytest.raises(LocalProtocolError, match="waiting for VERDICT"):
+        awaiting_verdict(recording).session.send(b"x")
+
+
 # --- verbs in the wrong state ---------------------------------------------------------------------------
 
 VERBS: dict[str, Callable[[Session], None]] = {
