@@ -81,6 +81,12 @@ class Place(Protocol):
         """The next connection of which the listener knows who dialed."""
         ...
 
+    async def ask(self, port: int, dialer: int, question: bytes) -> Stream:
+        """Dial, and send these bytes as soon as that may be; the stream on which the answer will come."""
+        stream = await (await self.dial(port, dialer)).open_stream()
+        await stream.send_all(question)
+        return stream
+
 
 class Loop(Protocol):
     """Trio or asyncio, as far as the measurements need one."""
@@ -153,6 +159,7 @@ class OverTcp:
     """A Subject that turns one Trio TCP stream into one authenticated stream.
 
     initiate, respond: make the secured stream of a connected one, at the dialer's end and at the listener's.
+    initiate_asking: as initiate, with bytes to be sent as soon as that may be, where there is such a thing.
     """
 
     loop = TrioLoop()
@@ -165,17 +172,19 @@ class OverTcp:
         initiate: Callable[[trio.SocketStream], Awaitable[Stream]],
         respond: Callable[[trio.SocketStream], Awaitable[Stream]],
         failures: tuple[type[Exception], ...] = (trio.BrokenResourceError, OSError),
+        initiate_asking: Callable[[trio.SocketStream, bytes], Awaitable[Stream]] | None = None,
     ) -> None:
         self.name = name
         self.imports = imports
         self.failures = failures
         self._initiate = initiate
         self._respond = respond
+        self._initiate_asking = initiate_asking
 
     @asynccontextmanager
     async def place(self, dialers: int) -> AsyncGenerator[Place]:
         async with trio.open_nursery() as nursery:
-            place = _TcpPlace(self._initiate)
+            place = _TcpPlace(self._initiate, self._initiate_asking)
             serve = partial(trio.serve_tcp, partial(self._answer, place), 0, host="127.0.0.1")
             (listener,) = await nursery.start(serve)
             place.port = listener.socket.getsockname()[1]
@@ -191,15 +200,25 @@ class OverTcp:
         await trio.sleep_forever()  # the stream is closed when its handler returns
 
 
-class _TcpPlace:
-    def __init__(self, initiate: Callable[[trio.SocketStream], Awaitable[Stream]]) -> None:
+class _TcpPlace(Place):
+    def __init__(
+        self,
+        initiate: Callable[[trio.SocketStream], Awaitable[Stream]],
+        initiate_asking: Callable[[trio.SocketStream, bytes], Awaitable[Stream]] | None,
+    ) -> None:
         self.port = 0
         self._initiate = initiate
+        self._initiate_asking = initiate_asking
         self._arrived, self._arrivals = trio.open_memory_channel[End](100_000)
         self.arrive = self._arrived.send_nowait
 
     async def dial(self, port: int, dialer: int) -> End:
         return SingleStream(await self._initiate(await trio.open_tcp_stream("127.0.0.1", port)))
+
+    async def ask(self, port: int, dialer: int, question: bytes) -> Stream:
+        if self._initiate_asking is None:
+            return await super().ask(port, dialer, question)
+        return await self._initiate_asking(await trio.open_tcp_stream("127.0.0.1", port), question)
 
     async def accept(self) -> End:
         return await self._arrivals.receive()
@@ -362,16 +381,14 @@ async def memory(subject: Subject, place: Place, count: int, at_once: int) -> di
 async def latency(subject: Subject, place: Place, count: int, at_once: int) -> dict[str, Any]:
     """Dial to the first byte of the answer, over a line of 50 ms there and back: in round trips, the median.
 
-    The dialer sends one byte as soon as it may, the listener answers with one. detail: until the listener had
-    the first byte, also in round trips.
+    The dialer sends one byte as soon as it may (see `Place.ask`), the listener answers with one. detail: until the
+    listener had the first byte, also in round trips.
     """
     arrived: list[float] = []
     answered: list[float] = []
 
     async def dial(port: int, number: int, start: float) -> None:
-        stream = await (await place.dial(port, number)).open_stream()
-        await stream.send_all(b"?")
-        await receive_all(stream, 1)
+        await receive_all(await place.ask(port, number, b"?"), 1)
         answered.append(time.perf_counter() - start)
 
     async def answer(start: float) -> None:

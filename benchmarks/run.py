@@ -24,10 +24,14 @@ ROOT: Final = Path(__file__).parent.parent
 
 PEERS: Final = {
     "tls": ["tls"],
+    "tls-told": ["tls", "--told"],
+    "tls-ca": ["tls", "--told", "--ca"],
     "trishake": ["trishake_stream"],
     "trishake-hybrid": ["trishake_stream", "--suite", "hybrid"],
     "trishake-peer": ["trishake_peer"],
     "trishake-peer-hybrid": ["trishake_peer", "--suite", "hybrid"],
+    "trishake-optimistic": ["trishake_stream", "--optimistic"],
+    "trishake-peer-optimistic": ["trishake_peer", "--optimistic"],
     "libp2p": ["libp2p"],
     "noise": ["noise"],
     "asyncssh": ["asyncssh"],
@@ -39,6 +43,14 @@ PEERS: Final = {
     "limit-primitives-hybrid": ["limits", "--of", "primitives", "--suite", "hybrid"],
 }
 """Program and arguments of each. The first is what the others are compared with."""
+
+ONLY: Final = {
+    "tls-told": ("handshakes", "handshakes-32", "handshakes-1000", "latency"),
+    "tls-ca": ("handshakes", "handshakes-32", "handshakes-1000"),
+    "trishake-optimistic": ("latency",),
+    "trishake-peer-optimistic": ("latency",),
+}
+"""Variants that differ from their peer in these alone."""
 
 MEASUREMENTS: Final = {
     "handshakes": (["handshakes"], ["--count", "100"]),
@@ -205,9 +217,9 @@ def main() -> None:
     print("\n".join(f"{name:16} {value}" for name, value in about.items()))
     results: dict[str, dict[str, Line]] = {}
     for measurement in measurements:
-        lines: dict[str, list[Line]] = {peer: [] for peer in peers}
+        lines: dict[str, list[Line]] = {peer: [] for peer in peers if measurement in ONLY.get(peer, MEASUREMENTS)}
         for run in range(options.runs):
-            for peer in peers:
+            for peer in lines:
                 if not any("value" not in line for line in lines[peer]):  # what failed once is not tried again
                     _progress(f"{measurement}: run {run + 1} of {options.runs}, {peer}")
                     lines[peer].append(measure(peer, measurement, short=options.short, limit=options.limit))

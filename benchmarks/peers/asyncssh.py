@@ -42,7 +42,7 @@ class AsyncSsh:
             yield place
 
 
-class _Place:
+class _Place(Place):
     def __init__(self, user_key: asyncssh.SSHKey, host_key: asyncssh.SSHKey) -> None:
         self.port = 0
         self._user_key = user_key

@@ -47,7 +47,7 @@ async def bind(protocols: list[bytes]) -> iroh.Endpoint:
     )
 
 
-class _Place:
+class _Place(Place):
     def __init__(self, listener: iroh.Endpoint, dialer: iroh.Endpoint) -> None:
         (address,) = [address for address in listener.bound_sockets() if address.startswith("127.0.0.1")]
         self.port = int(address.rpartition(":")[2])

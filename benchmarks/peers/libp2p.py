@@ -63,7 +63,7 @@ async def run_host(block: AsyncExitStack, addresses: list[Multiaddr]) -> IHost:
     return host
 
 
-class _Place:
+class _Place(Place):
     def __init__(self, host: IHost, dialing: list[IHost]) -> None:
         self.port = int(host.get_addrs()[0].value_for_protocol("tcp"))
         self._id = host.get_id()

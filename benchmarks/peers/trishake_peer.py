@@ -33,9 +33,10 @@ class TrishakePeer:
     streams = STREAMS
     failures = (DialError,)
 
-    def __init__(self, suite: str, address: str = "tcp://127.0.0.1:0") -> None:
-        """address: where it listens."""
+    def __init__(self, suite: str, address: str = "tcp://127.0.0.1:0", *, optimistic: bool = False) -> None:
+        """address: where it listens. optimistic: whether a question goes along with the dial."""
         self._address = address
+        self._optimistic = optimistic
         self.name = f"trishake peer {suite}"
         self._suites = SUITES[suite]
 
@@ -49,22 +50,20 @@ class TrishakePeer:
             ]
             trust = only(*(ada.id for ada in adas))
             peer = await block.enter_async_context(Peer(bob, trust=trust, suites=self._suites, limits=LIMITS))
-            place = _Place(peer, dialing)
+            place = _Place(peer, dialing, optimistic=self._optimistic)
             peer.handle(PROTOCOL, place.handle)
             place.invite = Address.parse((await peer.listen(self._address)).invite)
+            place.port = place.invite.port
             yield place
 
 
-class _Place:
-    def __init__(self, peer: Peer, dialing: list[Peer]) -> None:
+class _Place(Place):
+    def __init__(self, peer: Peer, dialing: list[Peer], *, optimistic: bool) -> None:
         self.invite: Address
         self._dialing = dialing
+        self._optimistic = optimistic
         self._arrivals = peer.arrivals()
         self._opened, self._streams = trio.open_memory_channel[Stream](math.inf)
-
-    @property
-    def port(self) -> int:
-        return self.invite.port
 
     async def handle(self, stream: Stream) -> None:
         self._opened.send_nowait(stream)
@@ -73,6 +72,11 @@ class _Place:
     async def dial(self, port: int, dialer: int) -> End:
         connection = await self._dialing[dialer].dial(replace(self.invite, port=port))
         return _End(connection, self._streams)
+
+    async def ask(self, port: int, dialer: int, question: bytes) -> Stream:
+        if not self._optimistic:
+            return await super().ask(port, dialer, question)
+        return await self._dialing[dialer].open_stream(replace(self.invite, port=port), PROTOCOL, question)
 
     async def accept(self) -> End:
         return _End(await anext(self._arrivals), self._streams)
@@ -93,5 +97,6 @@ class _End:
 if __name__ == "__main__":
     parser = arguments()
     add_suite(parser)
+    parser.add_argument("--optimistic", action="store_true", help="latency: ask along with the dial")
     options = parser.parse_args()
-    main(TrishakePeer(options.suite), options)
+    main(TrishakePeer(options.suite, optimistic=options.optimistic), options)

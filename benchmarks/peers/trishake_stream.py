@@ -11,6 +11,7 @@ from trishake import DialError, Identity, SecureStream, initiate, only, respond
 if __name__ == "__main__":
     parser = arguments()
     add_suite(parser)
+    parser.add_argument("--optimistic", action="store_true", help="latency: ask along with the last message")
     options = parser.parse_args()
     suites = SUITES[options.suite]
     ada, bob = Identity.generate(), Identity.generate()
@@ -22,5 +23,17 @@ if __name__ == "__main__":
     async def answer(transport: trio.SocketStream) -> SecureStream:
         return await respond(transport, bob, trust=ada_only, suites=suites)
 
-    name = f"trishake {options.suite}"
-    main(OverTcp(name, "import trishake", dial, answer, failures=(DialError, OSError)), options)
+    async def ask(transport: trio.SocketStream, question: bytes) -> SecureStream:
+        return await initiate(transport, ada, expect=bob.id, suites=suites, optimistic=question)
+
+    main(
+        OverTcp(
+            f"trishake {options.suite}",
+            "import trishake",
+            dial,
+            answer,
+            failures=(DialError, OSError),
+            initiate_asking=ask if options.optimistic else None,
+        ),
+        options,
+    )
