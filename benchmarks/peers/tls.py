@@ -2,8 +2,8 @@
 
 As it is, each side's own certificate is pinned at the other: that comes nearest to a key as an identity, and is
 the least work for TLS, with one signature and one verification on each side, and no tickets. The listener's end
-counts from its verification of the dialer's certificate; the dialer's end, from its own last message: in TLS 1.3 only
-a read tells it whether it was accepted, and it does not read.
+counts from its verification of the dialer's certificate; the dialer's end, from its own last message: in TLS 1.3
+only a read tells it whether it was accepted, and it does not read.
 
 --told: the listener says so, with one byte, and the dialer reads it: what a Trishake dial knows when it returns.
 --ca: certificates come from an authority that both sides trust, and tickets are as Python sends them: TLS as it
