@@ -237,7 +237,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self._receiver.unpark_all()
 
     def on_credit(self) -> None:
-        self._sender.unpark_all()
+        if self._sender:
+            self._sender.unpark_all()
 
     def on_reset(self) -> None:
         self._reset = True

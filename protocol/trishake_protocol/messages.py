@@ -582,6 +582,11 @@ _MUX_HEADER: Final = struct.Struct(">BBHII")
 _MUX_TYPES: Final = tuple(MuxType)
 
 
+def encode_mux_header(type_: int, flags: int, stream: int, length: int) -> bytes:
+    """A MuxFrame of the same, encoded: for DATA, of which there are many."""
+    return _MUX_HEADER.pack(0, type_, flags, stream, length)
+
+
 class MuxFrame(NamedTuple):
     """The header of a yamux frame, version 0.
 
@@ -595,7 +600,7 @@ class MuxFrame(NamedTuple):
     length: int
 
     def encode(self) -> bytes:
-        return _MUX_HEADER.pack(0, self.type, self.flags, self.stream, self.length)
+        return encode_mux_header(self.type, self.flags, self.stream, self.length)
 
     @classmethod
     def decode(cls, data: bytes | bytearray, offset: int = 0) -> MuxFrame:

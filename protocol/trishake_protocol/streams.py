@@ -35,10 +35,11 @@ from .limits import (
     REMEMBERED_RESETS,
     STREAM_WINDOW,
 )
-from .messages import MuxFlag, MuxFrame, MuxType, StreamAnswer, StreamOpen, StreamVerdict
+from .messages import MuxFlag, MuxFrame, MuxType, StreamAnswer, StreamOpen, StreamVerdict, encode_mux_header
 from .patterns import Role
 from .states import Half, Part, StreamInput, StreamMachine, StreamState
 
+_DATA = MuxType.DATA.value
 _MUX_LENGTH = 4
 """Bytes at the end of a frame's header that say its length."""
 
@@ -97,7 +98,7 @@ class Streams:
     @property
     def unsent(self) -> int:
         """Bytes that `data_to_send` holds."""
-        return self._unsent + (0 if self._pong is None else MUX_HEADER)
+        return self._unsent if self._pong is None else self._unsent + MUX_HEADER
 
     def credit(self, id_: int) -> int:
         """How many bytes of this stream `send` would take now; 0 if our half is finished, or it is over."""
@@ -470,7 +471,7 @@ class Streams:
     def _queue_data(self, stream: _Stream, data: bytes, flags: MuxFlag = MuxFlag.NONE) -> None:
         length = len(data)
         stream.send_window -= length
-        self._outbox += MuxFrame(MuxType.DATA, flags, stream.machine.stream, length).encode(), data
+        self._outbox += encode_mux_header(_DATA, flags, stream.machine.stream, length), data
         self._unsent += MUX_HEADER + length
 
     def _queue(self, frame: MuxFrame) -> None:
