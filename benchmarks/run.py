@@ -71,6 +71,7 @@ PATH: Final = [os.environ.get("PYTHONPATH", ""), str(ROOT / "peer"), str(ROOT / 
 """Where the programs find Trishake: in this checkout, whatever is installed, unless PYTHONPATH names another."""
 
 ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, PATH))}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # else every import compiles, and none of what is installed does
 
 LIBRARIES: Final = ("trio", "cryptography", "msgpack", "libp2p", "noiseprotocol", "asyncssh", "iroh")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import trio
 
@@ -28,8 +27,7 @@ StreamHandler = Callable[["Stream"], Awaitable[object]]
 """Called with each stream of its protocol that another peer opens; the stream is closed when it returns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(NamedTuple):
     """What answers to one protocol. trust: who may open such a stream; whoever is connected, if None."""
 
     protocol: str

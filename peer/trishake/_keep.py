@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -27,13 +26,15 @@ _ENOUGH: Final = 64
 _log = logging.getLogger("trishake")
 
 
-@dataclass(slots=True)
 class _Route:
     """One address, and how it went there lately."""
 
-    address: Address
-    failures: int = 0
-    due: float = 0.0
+    __slots__ = ("address", "due", "failures")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.failures = 0
+        self.due = 0.0
 
 
 class Keeper:

@@ -6,7 +6,6 @@ import os
 import ssl
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Final, TypeAlias
@@ -73,7 +72,7 @@ class Tls(Transport):
         """As TCP. The handshake is done at the first read or write, within the greeting's deadline."""
         context = self._server_context
         return [
-            replace(bound, listener=trio.SSLListener(bound.listener, context, https_compatible=True))
+            bound._replace(listener=trio.SSLListener(bound.listener, context, https_compatible=True))
             for bound in await self._tcp.listen(address, nursery)
         ]
 

@@ -13,9 +13,8 @@ import errno
 import os
 import socket as stdlib_socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, Final, TypeAlias, cast
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 import trio
 
@@ -36,8 +35,7 @@ Place: TypeAlias = Any
 """One concrete place that an address stands for: a socket address, say. Only its transport looks inside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """A listener that is bound. address: where, as it can be dialed: a port of 0 has become the port taken.
 
     Its `accept` waits for no dialer but the one that is there: whatever a handshake needs is done when its

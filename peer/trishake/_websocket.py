@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -49,7 +48,7 @@ class WebSocket(Transport):
         """As TCP. The upgrade is done at the first read or write, within the greeting's deadline."""
         _stream_class()
         return [
-            replace(bound, listener=_WebSocketListener(bound.listener, address.path, nursery))
+            bound._replace(listener=_WebSocketListener(bound.listener, address.path, nursery))
             for bound in await self._carriers[address.scheme].listen(address, nursery)
         ]
 

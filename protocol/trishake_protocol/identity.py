@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from .errors import InvalidPeerId
 from .patterns import Role
@@ -87,8 +87,7 @@ class PeerId:
         return f"PeerId.parse({str(self)!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class GreetingContext:
+class GreetingContext(NamedTuple):
     """What a greeting's signature ties it to, besides the record (section 6)."""
 
     role: Role

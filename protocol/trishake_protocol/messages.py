@@ -142,13 +142,15 @@ class _UnknownCritical(_BadSchema):
     """An unknown key that begins with `!` (sections 6 and 13)."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Field:
     """A key of a map: what its value must be, in words and in code."""
 
-    what: str
-    valid: Callable[[Any], bool]
-    optional: bool = False
+    __slots__ = ("optional", "valid", "what")
+
+    def __init__(self, what: str, valid: Callable[[Any], bool], *, optional: bool = False) -> None:
+        self.what = what
+        self.valid = valid
+        self.optional = optional
 
 
 def _is_uint(value: object, most: int = 2**64 - 1) -> bool:
@@ -271,8 +273,7 @@ def _without_none(**pairs: object) -> dict[str, object]:
 # --- Preface (section 3) --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Preface:
+class Preface(NamedTuple):
     """What the initiator says first, in clear. Bound into the handshake byte for byte."""
 
     suite: int
@@ -338,8 +339,7 @@ class Preface:
 # --- Alert (section 8) ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(NamedTuple):
     """A refusal in clear. Its detail is kept only where it fits its code."""
 
     code: AlertCode | int
@@ -497,8 +497,7 @@ def decode_greeting_payload(payload: bytes) -> tuple[bytes, bytes]:
 # --- Verdict (section 8) --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the responder decided. retry: seconds; seen: the initiator's address as the responder sees it.
 
     `encode` raises ValueError where a value is out of its bounds; so does that of Close.
@@ -523,8 +522,7 @@ class Verdict:
 # --- Close and Ping (section 9) -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """The authenticated end of its sender's direction."""
 
     code: CloseCode | int = CloseCode.NORMAL
@@ -539,8 +537,7 @@ class Close:
         return cls(_named(CloseCode, pairs["code"]), pairs.get("text"))
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(NamedTuple):
     """A question, or the answer that echoes its 8 bytes."""
 
     payload: bytes
@@ -613,8 +610,7 @@ class MuxFrame(NamedTuple):
         return cls(_MUX_TYPES[type_], flags, stream, length)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOpen:
+class StreamOpen(NamedTuple):
     """What a stream is for. protocol: 1 to 128 bytes of UTF-8."""
 
     protocol: str
@@ -650,8 +646,7 @@ class StreamVerdict(enum.IntEnum):
     REFUSED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class StreamAnswer:
+class StreamAnswer(NamedTuple):
     """Whether the stream is taken. text: for people, at most 255 bytes; with REFUSED only."""
 
     verdict: StreamVerdict

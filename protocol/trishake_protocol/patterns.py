@@ -6,8 +6,7 @@ A new pattern or suite is one row here; no code elsewhere knows any of them by n
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Role(enum.Enum):
@@ -34,23 +33,20 @@ class Token(enum.Enum):
     EKEM1 = "ekem1"
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """A handshake pattern without pre-messages: the initiator writes first, then they alternate."""
 
     name: str
     messages: tuple[tuple[Token, ...], ...]
-    psk: bool = field(init=False)
+    psk: bool
     """Whether this is a PSK handshake, in which `e` is mixed into the key too (Noise 9.2)."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "psk", any(Token.PSK in message for message in self.messages))
 
     @classmethod
     def parse(cls, name: str, text: str) -> Pattern:
         """Read a pattern as the specification prints it: one message a line, `-> e` or `<- e, ee`."""
         lines = [line.strip() for line in text.strip().splitlines()]
-        return cls(name, tuple(tuple(Token(word.strip()) for word in line[2:].split(",")) for line in lines))
+        messages = tuple(tuple(Token(word.strip()) for word in line[2:].split(",")) for line in lines)
+        return cls(name, messages, psk=any(Token.PSK in message for message in messages))
 
 
 XX: Final = Pattern.parse(
@@ -91,8 +87,7 @@ KEM_CIPHERTEXT_LENGTH: Final = 1088
 """Bytes, of ML-KEM-768 (section 5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suite:
+class Suite(NamedTuple):
     """A row of section 5. The three lengths are of a frame's body, without the P bytes of a greeting."""
 
     id: int

@@ -8,8 +8,7 @@ replayed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -118,8 +117,7 @@ class Aead(Protocol):
     def decrypt(self, nonce: bytes, data: bytes | memoryview, associated_data: bytes | None, /) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Cipher:
+class Cipher(NamedTuple):
     """A row of Noise 4.2: how a 32-byte key becomes an AEAD, and a counter its 12-byte nonce."""
 
     name: str
@@ -127,23 +125,25 @@ class Cipher:
     nonce: Callable[[int], bytes]
 
 
-CHACHAPOLY: Final = Cipher(
-    name="ChaChaPoly",
-    key=ChaCha20Poly1305,
-    nonce=lambda n: b"\x00\x00\x00\x00" + n.to_bytes(8, "little"),
-)
+def _little_endian_nonce(n: int) -> bytes:
+    return b"\x00\x00\x00\x00" + n.to_bytes(8, "little")
 
 
-@dataclass(frozen=True, slots=True)
+CHACHAPOLY: Final = Cipher(name="ChaChaPoly", key=ChaCha20Poly1305, nonce=_little_endian_nonce)
+
+
 class Hash:
     """A row of Noise 4.3."""
 
-    name: str
-    algorithm: hashes.HashAlgorithm
-    _empty: hashes.Hash = field(init=False, repr=False, compare=False)
+    __slots__ = ("_empty", "algorithm", "name")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_empty", hashes.Hash(self.algorithm))
+    def __init__(self, name: str, algorithm: hashes.HashAlgorithm) -> None:
+        self.name: Final = name
+        self.algorithm: Final = algorithm
+        self._empty: Final = hashes.Hash(algorithm)
+
+    def __repr__(self) -> str:
+        return f"<Hash {self.name}>"
 
     @property
     def length(self) -> int:

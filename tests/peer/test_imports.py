@@ -78,6 +78,16 @@ def test_what_only_some_addresses_need_is_not_loaded_before() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_hardly_anything_is_loaded_that_our_dependencies_do_not_load() -> None:
+    """Else the time that an import takes grows unseen."""
+    theirs = {name for _, name in imports_of(PROTOCOL / "primitives.py") if name.startswith("cryptography.")}
+    code = f"import sys, msgpack, trio, {', '.join(theirs)}; theirs = set(sys.modules); import trishake; "
+    code += "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - theirs}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = {"trishake", "trishake_protocol", "dataclasses", "ipaddress", "urllib"}  # the last two: from 3.13 on
+    assert set(done.stdout.split()) <= ours
+
+
 def test_within_the_runtime_no_import_leads_back() -> None:
     arrows = {
         name: {module for level, module in imports_of(path, at_run_time=True) if level == 1 and module}
