@@ -9,7 +9,12 @@ known by identity (_registry.py), with many a `Stream` (_stream.py), which a han
 which can carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a
 `SecureStream` (_secure_stream.py). What happens is told to an `Observer` (_observer.py) and counted
 (_statistics.py).
+
+What a first dial over TCP does not need is loaded when it is first asked for: `_LATER`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from trishake_protocol import (
     AlertCode,
@@ -53,10 +58,8 @@ from ._errors import (
     WrongIdentity,
 )
 from ._handlers import StreamHandler
-from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
-from ._memory import Memory
 from ._messages import MessageChannel, RequestFunction
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
@@ -65,12 +68,16 @@ from ._secure_stream import SecureStream, initiate, respond
 from ._statistics import Statistics
 from ._stream import Stream
 from ._tcp import Tcp
-from ._tls import Tls
 from ._transport import Bound, Place, Transport
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, accept, anyone, only, reject
-from ._unix import Unix
 from ._version import VERSION as __version__
-from ._websocket import WebSocket
+
+if TYPE_CHECKING:
+    from ._keep import Keeper
+    from ._memory import Memory
+    from ._tls import Tls
+    from ._unix import Unix
+    from ._websocket import WebSocket
 
 __all__ = [
     "Acceptance",
@@ -144,3 +151,17 @@ __all__ = [
     "reject",
     "respond",
 ]
+
+_LATER = {"Keeper": "._keep", "Memory": "._memory", "Tls": "._tls", "Unix": "._unix", "WebSocket": "._websocket"}
+
+if not TYPE_CHECKING:  # a checker would take every name for one that is there
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_LATER[name], __name__), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Final, Self, TypeVar, overload
 
 import trio
 
@@ -40,23 +40,24 @@ from ._greeting import (
     unix_time,
 )
 from ._handlers import Handler, Handlers, StreamHandler
-from ._keep import Keeper
 from ._limits import Limits
 from ._listener import Listener
-from ._memory import Memory
 from ._messages import MAX_SIZE, RequestFunction, answer, check_max_size
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
 from ._statistics import Statistics, Tally
 from ._stream import Stream
 from ._tcp import Tcp
-from ._tls import Tls
 from ._transport import Transport, open_stream
 from ._trust import Introduction, Policy, Rejection, anyone, reject
-from ._unix import Unix
 from ._version import AGENT
-from ._websocket import WebSocket
 from ._wire import Wire
+
+if TYPE_CHECKING:
+    from ._keep import Keeper
+
+_SCHEMES: Final = ("tcp", "unix", "tls", "ws", "wss", "mem")
+"""Of the transports that come with Trishake: `_built_in` makes them."""
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
@@ -97,8 +98,9 @@ class Peer:
         )
         self._limits = limits or Limits()
         self._tally = Tally(observer or Observer())
-        every_transport = (Tcp(), Unix(), Tls(), WebSocket(), Memory(), *transports)
-        self._transports = {scheme: transport for transport in every_transport for scheme in transport.schemes}
+        self._transports: dict[str, Transport | None] = dict.fromkeys(_SCHEMES)
+        """None: made when it is first used."""
+        self._transports |= {scheme: transport for transport in transports for scheme in transport.schemes}
         self._addresses = AddressBook()
         self._admission = Admission(self._limits)
         self._handlers = Handlers(self._limits, self._tally)
@@ -363,6 +365,8 @@ class Peer:
         from `Limits.redial_first` to `Limits.redial_longest`. It gives up where trying again is no use: see
         `Keeper`. Raises InvalidAddress; LocalProtocolError outside `async with`.
         """
+        from ._keep import Keeper  # here, not above: who dials once need not load it
+
         nursery = self._block_entered()
         keeper = Keeper(
             self._addresses_of(target, more), partial(self._dial, trust=trust), self._registry, self._limits
@@ -399,11 +403,14 @@ class Peer:
         return addresses
 
     def _transport(self, address: Address) -> Transport:
-        try:
-            return self._transports[address.scheme]
-        except KeyError:
+        scheme = address.scheme
+        if scheme not in self._transports:
             known = ", ".join(f"{scheme}://" for scheme in self._transports)
-            raise InvalidAddress(f"'{address}': no transport for {address.scheme}://; there are {known}") from None
+            raise InvalidAddress(f"'{address}': no transport for {scheme}://; there are {known}")
+        transport = self._transports[scheme]
+        if transport is None:
+            transport = self._transports[scheme] = _built_in(scheme)
+        return transport
 
     async def _dial(
         self, address: Address, trust: Policy | None = None, opening: Opening | None = None
@@ -551,6 +558,29 @@ class Peer:
             started=trio.current_time(),
             dialed=dialed,
         )
+
+
+def _built_in(scheme: str) -> Transport:
+    """The transport of one of `_SCHEMES`; all but the first are loaded with the first address that needs one."""
+    match scheme:
+        case "tcp":
+            return Tcp()
+        case "unix":
+            from ._unix import Unix
+
+            return Unix()
+        case "tls":
+            from ._tls import Tls
+
+            return Tls()
+        case "ws" | "wss":
+            from ._websocket import WebSocket
+
+            return WebSocket()
+        case _:
+            from ._memory import Memory
+
+            return Memory()
 
 
 def _address(address: Address | str) -> Address:

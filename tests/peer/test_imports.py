@@ -11,6 +11,8 @@ import pytest
 
 import trishake
 import trishake_protocol
+from trishake import Memory, Tcp, Tls, Unix, WebSocket
+from trishake._peer import _SCHEMES, _built_in
 
 PEER = Path(trishake.__file__).parent
 PROTOCOL = Path(trishake_protocol.__file__).parent
@@ -76,6 +78,59 @@ def test_what_only_some_addresses_need_is_not_loaded_before() -> None:
     code = f"import sys, trishake; print(sorted({dear} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+LATER = {"_keep", "_memory", "_tls", "_unix", "_websocket", "_websocket_stream"}
+"""What a dial over TCP does not need."""
+
+
+def loaded_after(code: str) -> set[str]:
+    """The modules of `trishake` in a process that has run this."""
+    code = f"import sys, trishake\n{code}\nprint(*(name for name in sys.modules if name.startswith('trishake.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.removeprefix("trishake.") for name in done.stdout.split()}
+
+
+def test_what_a_dial_over_tcp_does_not_need_is_loaded_later() -> None:
+    dial = """
+import trio
+async def main():
+    ada, bob = (trishake.Peer(trishake.Identity.generate()) for _ in range(2))
+    async with ada, bob:
+        listener = await bob.listen("tcp://127.0.0.1:0")
+        await ada.dial(listener.invite)
+trio.run(main)
+"""
+    assert loaded_after("") & LATER == loaded_after(dial) & LATER == set()
+
+
+def test_what_is_loaded_later_is_listed_before() -> None:
+    code = "import trishake; print(dir(trishake)); from trishake import *; print(dir())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for listed in done.stdout.splitlines():
+        assert set(trishake.__all__) <= set(ast.literal_eval(listed))
+
+
+def test_a_name_that_is_loaded_later_is_that_of_its_module() -> None:
+    for name, module in {"Keeper": "_keep", "Memory": "_memory", "Unix": "_unix"}.items():
+        assert loaded_after(f"trishake.{name}") & LATER == {module}
+    assert loaded_after("trishake.Tls") & LATER == {"_tls"}
+    assert loaded_after("trishake.WebSocket") & LATER == {"_tls", "_websocket"}
+    assert loaded_after("from trishake import *") & LATER == LATER - {"_websocket_stream"}
+
+
+def test_a_name_that_is_nowhere_is_none() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'trishake' has no attribute 'Mammoth'$"):
+        trishake.Mammoth  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Mammoth'"):
+        from trishake import Mammoth  # noqa: F401
+
+
+def test_a_peer_knows_the_schemes_of_every_transport_of_ours() -> None:
+    ours = {"tcp": Tcp, "unix": Unix, "tls": Tls, "ws": WebSocket, "wss": WebSocket, "mem": Memory}
+    assert {scheme: type(_built_in(scheme)) for scheme in _SCHEMES} == ours
+    assert [*ours] == list(_SCHEMES)
+    assert all(scheme in transport.schemes for scheme, transport in ours.items())
 
 
 def test_hardly_anything_is_loaded_that_our_dependencies_do_not_load() -> None:
