@@ -118,10 +118,10 @@ class Wire:
         Raises trio.BrokenResourceError, trio.ClosedResourceError, or Interrupted. Cancelled or interrupted in the
         middle, the wire is torn.
         """
-        async with self._lock:
-            if self.torn:
-                raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
-            with _Interruptible(self._waiting):
+        with _Interruptible(self._waiting):
+            async with self._lock:
+                if self.torn:
+                    raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
                 while self._unsent:
                     await trio.lowlevel.checkpoint_if_cancelled()
                     data, self._unsent = bytes(self._unsent), b""
@@ -203,8 +203,8 @@ class SocketWire(Wire):
         self._socket = stream.socket
 
     async def flush(self) -> None:
-        async with self._lock:
-            with _Interruptible(self._waiting):
+        with _Interruptible(self._waiting):
+            async with self._lock:
                 while self._unsent:
                     try:
                         # A cancelled send has sent nothing; a partial one says how much.
@@ -232,13 +232,11 @@ class DescriptorWire(SocketWire):
     async def flush(self) -> None:
         if self.write_now():
             return
-        async with self._lock:
-            while self._unsent:
-                try:
+        with _Interruptible(self._waiting):
+            async with self._lock:
+                while self._unsent:
                     await trio.lowlevel.wait_writable(self._descriptor())
-                except trio.ClosedResourceError:
-                    raise self._woken() from None
-                self.write_now()
+                    self.write_now()
 
     def write_now(self) -> bool:
         if not self._unsent:
@@ -265,12 +263,13 @@ class DescriptorWire(SocketWire):
                 raise trio.BrokenResourceError(f"reading failed: {error}") from error
 
     def interrupt(self) -> None:
+        super().interrupt()  # who writes
         descriptor = self._socket.fileno()
         if descriptor >= 0:
-            trio.lowlevel.notify_closing(descriptor)  # it wakes them; closing may follow or not
+            trio.lowlevel.notify_closing(descriptor)  # it wakes who reads; closing may follow or not
 
     def _woken(self) -> Exception:
-        """Why somebody woke who waited: the stream was closed, or it was `interrupt`."""
+        """Why the reader woke: the stream was closed, or it was `interrupt`."""
         return Interrupted() if self._socket.fileno() >= 0 else trio.ClosedResourceError(_CLOSED)
 
     def _descriptor(self) -> int:
