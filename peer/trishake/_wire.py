@@ -235,7 +235,10 @@ class DescriptorWire(SocketWire):
         with _Interruptible(self._waiting):
             async with self._lock:
                 while self._unsent:
-                    await trio.lowlevel.wait_writable(self._descriptor())
+                    try:
+                        await trio.lowlevel.wait_writable(self._descriptor())
+                    except OSError as error:
+                        raise trio.BrokenResourceError(f"writing failed: {error}") from error
                     self.write_now()
 
     def write_now(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket as stdlib_socket
 from collections.abc import Awaitable, Callable
@@ -321,3 +322,19 @@ async def test_the_number_of_a_socket_that_was_closed_is_left_to_whoever_has_it_
             assert near.recv(100) == b"not for you"
         finally:
             os.close(number)
+
+
+@pytest.mark.parametrize("direction", ["writable", "readable"])
+async def test_a_system_that_cannot_tell_when_a_socket_is_ready_is_a_broken_transport(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, _ = await descriptor_wire()
+    queued(wire).write_now()
+
+    async def fail(_: int) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(trio.lowlevel, f"wait_{direction}", fail)
+    with pytest.raises(trio.BrokenResourceError, match=os.strerror(errno.EBADF)):
+        await (wire.flush() if direction == "writable" else wire.receive(100))
