@@ -130,9 +130,12 @@ class Wire:
                     self.torn = False
 
     async def wait_writable(self) -> None:
-        """As `trio.abc.SendStream.wait_send_all_might_not_block`."""
+        """As `trio.abc.SendStream.wait_send_all_might_not_block`. Raises as `flush`."""
         await self.flush()
-        await self.stream.wait_send_all_might_not_block()
+        with _Interruptible(self._waiting):
+            async with self._lock:  # as in `flush`: one task at a time may wait
+                await self.stream.wait_send_all_might_not_block()
+        await self.flush()  # what others have left to us meanwhile
 
     async def receive(self, room: int) -> bytes | bytearray:
         """At most `room` bytes, or none at the end of the stream. Cancelled, it has lost nothing.
@@ -143,7 +146,7 @@ class Wire:
             return await self.stream.receive_some(min(room, _CHUNK))
 
     def interrupt(self) -> None:
-        """Have everyone who waits in `flush` or `receive` look again: they get Interrupted."""
+        """Have everyone who waits in `flush`, `wait_writable` or `receive` look again: they get Interrupted."""
         for scope in self._waiting:
             scope.cancel()
 

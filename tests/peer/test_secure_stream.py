@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -40,6 +42,7 @@ from .conftest import (
     PSK,
     SETTLED,
     ByHand,
+    StreamPair,
     StreamPairMaker,
     lockstep_pair,
     meet,
@@ -75,6 +78,23 @@ async def clog(sender: SecureStream) -> bytes:
         await wait_all_tasks_blocked(SETTLED)
         nursery.cancel_scope.cancel()
     return block * (handed // len(block))
+
+
+async def returned(pair: StreamPair) -> StreamPair:
+    """For `meet_by_hand`, where the test wants the ends too."""
+    return pair
+
+
+@pytest.fixture
+def without_descriptors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.param:
+        monkeypatch.setattr("trishake._wire._HAS_DESCRIPTORS", False)
+
+
+EVERY_SYSTEM = pytest.mark.parametrize(
+    "without_descriptors", [False, True], ids=["descriptors", "portable"], indirect=True
+)
+"""Where a socket can be read and written by its descriptor, and where not."""
 
 
 async def receive_all(connection: SecureStream) -> bytes:
@@ -384,6 +404,75 @@ async def test_a_record_is_received_though_our_own_send_is_stuck() -> None:
         await hand.say(hand.record(RecordType.DATA, b"I talk on"))
         assert await ada.receive_some() == b"I talk on"
         nursery.cancel_scope.cancel()
+
+
+# --- who waits until there is room ----------------------------------------------------------------------
+
+
+def fill(stream: trio.abc.Stream) -> int:
+    """Write to the socket, past everyone, until it takes no more; how many bytes that were."""
+    assert isinstance(stream, trio.SocketStream)
+    written = 0
+    with suppress(BlockingIOError):
+        while True:
+            written += os.write(stream.socket.fileno(), bytes(1000))
+    return written
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_a_ping_is_answered_beside_who_waits_until_there_is_room() -> None:
+    at_ada, at_hand = await small_tcp_pair()
+    ada, hand = await meet_by_hand(lambda: returned((at_ada, at_hand)))
+    filled = fill(at_ada)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ada.receive_some)
+        nursery.start_soon(ada.wait_send_all_might_not_block)
+        await wait_all_tasks_blocked()
+        await hand.say(hand.record(RecordType.PING, Ping(b"are you?").encode()))
+        await wait_all_tasks_blocked(SETTLED)
+        assert len(nursery.child_tasks) == 2
+        await hand.hear(filled)
+        assert await hand.hear_record() == (RecordType.PING, Ping(b"are you?", answer=True).encode())
+        await hand.say(hand.record(RecordType.DATA, b"good"))
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_who_waits_until_there_is_room_is_told_why_it_has_ended() -> None:
+    at_ada, at_hand = await small_tcp_pair()
+    ada, hand = await meet_by_hand(lambda: returned((at_ada, at_hand)), limits=Limits(write_alert=0.05))
+    fill(at_ada)
+
+    async def wait() -> None:
+        with pytest.raises(ConnectionClosed) as caught:
+            await ada.wait_send_all_might_not_block()
+        assert caught.value.code is CloseCode.PROTOCOL
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        await hand.say(encode_frame(FrameType.RECORD, bytes(40)))
+        with pytest.raises(ConnectionClosed):
+            await ada.receive_some()
+
+
+async def test_who_waits_until_there_is_room_holds_up_no_close(autojump_clock: MockClock) -> None:
+    ada, bob = await meet(await lockstep_pair())
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await ada.wait_send_all_might_not_block()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        nursery.start_soon(ada.aclose)
+        await wait_all_tasks_blocked()
+        assert await bob.receive_some() == b""
+        await bob.aclose()
+    assert trio.current_time() == before
 
 
 # --- ping -----------------------------------------------------------------------------------------------
