@@ -252,13 +252,13 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
             await self._flush_quietly()
         if not self._wire.pending:
             return await self._wire.receive(room)
-        outcome: list[bytes | bytearray | trio.BrokenResourceError | Interrupted] = []
+        outcome: list[bytes | bytearray | Exception] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush_quietly)
             try:
                 outcome.append(await self._wire.receive(room))
-            except (trio.BrokenResourceError, Interrupted) as error:
-                outcome.append(error)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, Interrupted) as error:
+                outcome.append(error)  # it comes out alone, in no group
             nursery.cancel_scope.cancel()
         if isinstance(outcome[0], Exception):
             raise outcome[0]

@@ -691,6 +691,28 @@ async def test_closing_wakes_whoever_waits_on_the_secure_stream(transport: Strea
             await late
 
 
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_who_reads_while_something_is_to_be_written_is_told_of_a_forceful_close_in_one_error() -> None:
+    for _ in range(6):  # who comes first is chance
+        at_ada, at_bob = await small_tcp_pair()
+        ada, _ = await meet((at_ada, at_bob))
+        fill(at_ada)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.send_all, b"to be written")
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+        async def receive(stream: SecureStream) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await stream.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, ada)
+            await wait_all_tasks_blocked()
+            await trio.aclose_forcefully(ada)
+
+
 # --- ending badly ---------------------------------------------------------------------------------------
 
 
