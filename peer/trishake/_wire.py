@@ -118,10 +118,10 @@ class Wire:
         Raises trio.BrokenResourceError, trio.ClosedResourceError, or Interrupted. Cancelled or interrupted in the
         middle, the wire is torn.
         """
-        async with self._lock:
-            if self.torn:
-                raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
-            with _Interruptible(self._waiting):
+        with _Interruptible(self._waiting):
+            async with self._lock:
+                if self.torn:
+                    raise trio.BrokenResourceError("an earlier send was cancelled half-way: this stream is torn")
                 while self._unsent:
                     await trio.lowlevel.checkpoint_if_cancelled()
                     data, self._unsent = bytes(self._unsent), b""
@@ -130,9 +130,12 @@ class Wire:
                     self.torn = False
 
     async def wait_writable(self) -> None:
-        """As `trio.abc.SendStream.wait_send_all_might_not_block`."""
+        """As `trio.abc.SendStream.wait_send_all_might_not_block`. Raises as `flush`."""
         await self.flush()
-        await self.stream.wait_send_all_might_not_block()
+        with _Interruptible(self._waiting):
+            async with self._lock:  # as in `flush`: one task at a time may wait
+                await self.stream.wait_send_all_might_not_block()
+        await self.flush()  # what others have left to us meanwhile
 
     async def receive(self, room: int) -> bytes | bytearray:
         """At most `room` bytes, or none at the end of the stream. Cancelled, it has lost nothing.
@@ -143,7 +146,7 @@ class Wire:
             return await self.stream.receive_some(min(room, _CHUNK))
 
     def interrupt(self) -> None:
-        """Have everyone who waits in `flush` or `receive` look again: they get Interrupted."""
+        """Have everyone who waits in `flush`, `wait_writable` or `receive` look again: they get Interrupted."""
         for scope in self._waiting:
             scope.cancel()
 
@@ -203,8 +206,8 @@ class SocketWire(Wire):
         self._socket = stream.socket
 
     async def flush(self) -> None:
-        async with self._lock:
-            with _Interruptible(self._waiting):
+        with _Interruptible(self._waiting):
+            async with self._lock:
                 while self._unsent:
                     try:
                         # A cancelled send has sent nothing; a partial one says how much.
@@ -232,13 +235,14 @@ class DescriptorWire(SocketWire):
     async def flush(self) -> None:
         if self.write_now():
             return
-        async with self._lock:
-            while self._unsent:
-                try:
-                    await trio.lowlevel.wait_writable(self._descriptor())
-                except trio.ClosedResourceError:
-                    raise self._woken() from None
-                self.write_now()
+        with _Interruptible(self._waiting):
+            async with self._lock:
+                while self._unsent:
+                    try:
+                        await trio.lowlevel.wait_writable(self._descriptor())
+                    except OSError as error:
+                        raise trio.BrokenResourceError(f"writing failed: {error}") from error
+                    self.write_now()
 
     def write_now(self) -> bool:
         if not self._unsent:
@@ -265,12 +269,13 @@ class DescriptorWire(SocketWire):
                 raise trio.BrokenResourceError(f"reading failed: {error}") from error
 
     def interrupt(self) -> None:
+        super().interrupt()  # who writes
         descriptor = self._socket.fileno()
         if descriptor >= 0:
-            trio.lowlevel.notify_closing(descriptor)  # it wakes them; closing may follow or not
+            trio.lowlevel.notify_closing(descriptor)  # it wakes who reads; closing may follow or not
 
     def _woken(self) -> Exception:
-        """Why somebody woke who waited: the stream was closed, or it was `interrupt`."""
+        """Why the reader woke: the stream was closed, or it was `interrupt`."""
         return Interrupted() if self._socket.fileno() >= 0 else trio.ClosedResourceError(_CLOSED)
 
     def _descriptor(self) -> int:

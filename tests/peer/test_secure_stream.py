@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -40,6 +42,7 @@ from .conftest import (
     PSK,
     SETTLED,
     ByHand,
+    StreamPair,
     StreamPairMaker,
     lockstep_pair,
     meet,
@@ -75,6 +78,23 @@ async def clog(sender: SecureStream) -> bytes:
         await wait_all_tasks_blocked(SETTLED)
         nursery.cancel_scope.cancel()
     return block * (handed // len(block))
+
+
+async def returned(pair: StreamPair) -> StreamPair:
+    """For `meet_by_hand`, where the test wants the ends too."""
+    return pair
+
+
+@pytest.fixture
+def without_descriptors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.param:
+        monkeypatch.setattr("trishake._wire._HAS_DESCRIPTORS", False)
+
+
+EVERY_SYSTEM = pytest.mark.parametrize(
+    "without_descriptors", [False, True], ids=["descriptors", "portable"], indirect=True
+)
+"""Where a socket can be read and written by its descriptor, and where not."""
 
 
 async def receive_all(connection: SecureStream) -> bytes:
@@ -386,6 +406,75 @@ async def test_a_record_is_received_though_our_own_send_is_stuck() -> None:
         nursery.cancel_scope.cancel()
 
 
+# --- who waits until there is room ----------------------------------------------------------------------
+
+
+def fill(stream: trio.abc.Stream) -> int:
+    """Write to the socket, past everyone, until it takes no more; how many bytes that were."""
+    assert isinstance(stream, trio.SocketStream)
+    written = 0
+    with suppress(BlockingIOError):
+        while True:
+            written += os.write(stream.socket.fileno(), bytes(1000))
+    return written
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_a_ping_is_answered_beside_who_waits_until_there_is_room() -> None:
+    at_ada, at_hand = await small_tcp_pair()
+    ada, hand = await meet_by_hand(lambda: returned((at_ada, at_hand)))
+    filled = fill(at_ada)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ada.receive_some)
+        nursery.start_soon(ada.wait_send_all_might_not_block)
+        await wait_all_tasks_blocked()
+        await hand.say(hand.record(RecordType.PING, Ping(b"are you?").encode()))
+        await wait_all_tasks_blocked(SETTLED)
+        assert len(nursery.child_tasks) == 2
+        await hand.hear(filled)
+        assert await hand.hear_record() == (RecordType.PING, Ping(b"are you?", answer=True).encode())
+        await hand.say(hand.record(RecordType.DATA, b"good"))
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_who_waits_until_there_is_room_is_told_why_it_has_ended() -> None:
+    at_ada, at_hand = await small_tcp_pair()
+    ada, hand = await meet_by_hand(lambda: returned((at_ada, at_hand)), limits=Limits(write_alert=0.05))
+    fill(at_ada)
+
+    async def wait() -> None:
+        with pytest.raises(ConnectionClosed) as caught:
+            await ada.wait_send_all_might_not_block()
+        assert caught.value.code is CloseCode.PROTOCOL
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        await hand.say(encode_frame(FrameType.RECORD, bytes(40)))
+        with pytest.raises(ConnectionClosed):
+            await ada.receive_some()
+
+
+async def test_who_waits_until_there_is_room_holds_up_no_close(autojump_clock: MockClock) -> None:
+    ada, bob = await meet(await lockstep_pair())
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await ada.wait_send_all_might_not_block()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        nursery.start_soon(ada.aclose)
+        await wait_all_tasks_blocked()
+        assert await bob.receive_some() == b""
+        await bob.aclose()
+    assert trio.current_time() == before
+
+
 # --- ping -----------------------------------------------------------------------------------------------
 
 
@@ -600,6 +689,28 @@ async def test_closing_wakes_whoever_waits_on_the_secure_stream(transport: Strea
     for late in (ada.receive_some(), ada.send_all(b"x"), ada.send_eof(), ada.wait_send_all_might_not_block()):
         with pytest.raises(trio.ClosedResourceError):
             await late
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_who_reads_while_something_is_to_be_written_is_told_of_a_forceful_close_in_one_error() -> None:
+    for _ in range(6):  # who comes first is chance
+        at_ada, at_bob = await small_tcp_pair()
+        ada, _ = await meet((at_ada, at_bob))
+        fill(at_ada)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.send_all, b"to be written")
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+        async def receive(stream: SecureStream) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await stream.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, ada)
+            await wait_all_tasks_blocked()
+            await trio.aclose_forcefully(ada)
 
 
 # --- ending badly ---------------------------------------------------------------------------------------
@@ -818,6 +929,100 @@ async def test_whoever_meddles_with_records_on_the_way_ends_both_ends(
         assert (at_ada.code, at_ada.by_peer) == (CloseCode.PROTOCOL, True)
         await ada.aclose()
         await bob.aclose()
+
+
+# --- an end that comes together with the data before it ----------------------------------------------------
+
+
+ENDS_BEHIND_DATA: dict[str, tuple[Breach, tuple[object, bool], CloseCode]] = {
+    "a CLOSE": (
+        lambda hand: hand.record(RecordType.CLOSE, Close(CloseCode.GOING_AWAY).encode()),
+        (CloseCode.GOING_AWAY, True),
+        CloseCode.NORMAL,
+    ),
+    "a breach": (
+        lambda hand: encode_frame(FrameType.RECORD, bytes(40)),
+        (CloseCode.PROTOCOL, False),
+        CloseCode.PROTOCOL,
+    ),
+}
+BEHIND_DATA = pytest.mark.parametrize(("end", "seen", "answer"), ENDS_BEHIND_DATA.values(), ids=ENDS_BEHIND_DATA)
+
+
+@BEHIND_DATA
+@MEMORY_AND_TCP
+async def test_an_end_behind_data_is_seen_by_who_sends_before_it_is_by_who_reads(
+    transport: StreamPairMaker, end: Breach, seen: tuple[object, bool], answer: CloseCode
+) -> None:
+    ada, hand = await meet_by_hand(transport)
+    await hand.say(hand.record(RecordType.DATA, b"bef"), hand.record(RecordType.DATA, b"ore"), end(hand))
+    assert await ada.receive_some(1) == b"b"
+    for late in (ada.send_all(b"x"), ada.send_all(b""), ada.send_eof(), ada.wait_send_all_might_not_block()):
+        with pytest.raises(ConnectionClosed) as caught:
+            await late
+        assert (caught.value.code, caught.value.by_peer) == seen
+    received, closed = await receive_to_failure(ada)
+    assert received == b"efore"
+    assert (closed.code, closed.by_peer) == seen
+    assert await hand.hear_close() == Close(answer)
+    with pytest.raises(ConnectionClosed):
+        await ada.receive_some()
+    await hand.stream.aclose()
+    await ada.aclose()
+
+
+@BEHIND_DATA
+@MEMORY_AND_TCP
+async def test_an_end_behind_data_is_answered_when_we_close_without_having_read_as_far(
+    transport: StreamPairMaker, end: Breach, seen: tuple[object, bool], answer: CloseCode
+) -> None:
+    ada, hand = await meet_by_hand(transport)
+    await hand.say(hand.record(RecordType.DATA, b"before"), end(hand))
+    assert await ada.receive_some() == b"before"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ada.aclose)
+        assert await hand.hear_close() == Close(answer)
+        assert await hand.hear_to_end() == b""
+        await hand.stream.aclose()
+
+
+async def test_a_large_send_that_waits_when_an_end_comes_behind_data_is_told_of_it() -> None:
+    ada, hand = await meet_by_hand(small_tcp_pair)
+
+    async def send() -> None:
+        with pytest.raises(ConnectionClosed) as caught:
+            await ada.send_all(bytes(2**20))
+        assert caught.value.code is CloseCode.GOING_AWAY
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        data = hand.record(RecordType.DATA, b"before")
+        await hand.say(data, hand.record(RecordType.CLOSE, Close(CloseCode.GOING_AWAY).encode()))
+        assert await ada.receive_some() == b"before"
+        for _ in range(4):  # so there is room again, and the sender goes on before anybody reads
+            assert (await hand.hear_record())[0] is RecordType.DATA
+
+
+@MEMORY_AND_TCP
+async def test_a_half_close_behind_data_is_the_clean_end_and_the_other_direction_goes_on(
+    transport: StreamPairMaker,
+) -> None:
+    ada, hand = await meet_by_hand(transport)
+    await hand.say(
+        hand.record(RecordType.DATA, b"all of it"), hand.record(RecordType.CLOSE, Close(CloseCode.NORMAL).encode())
+    )
+    assert await ada.receive_some(3) == b"all"
+    await ada.send_all(b"and you?")
+    assert await hand.hear_record() == (RecordType.DATA, b"and you?")
+    assert await ada.receive_some() == b" of it"
+    for _ in range(2):
+        assert await ada.receive_some() == b""
+    await ada.send_all(b"still here")
+    assert await hand.hear_record() == (RecordType.DATA, b"still here")
+    await ada.aclose()
+    assert await hand.hear_close() == Close(CloseCode.NORMAL)
+    assert await hand.hear_to_end() == b""
 
 
 # --- secrets --------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket as stdlib_socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -9,7 +12,7 @@ import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from trishake import CloseCode, ConnectionClosed, Rejected, Untrusted, VerdictCode, only
-from trishake._wire import SocketWire, Wire
+from trishake._wire import DescriptorWire, Interrupted, SocketWire, Wire
 
 from .conftest import BOB, StreamPair, lockstep_pair, meet, memory_pair, outcomes, side, tcp_pair
 
@@ -152,3 +155,186 @@ async def test_a_flush_cancelled_on_a_socket_goes_on_where_it_was() -> None:
             received += await there.receive_some()
     assert received == expected
     assert not wire.torn
+
+
+# --- a wire that is interrupted ---------------------------------------------------------------------------
+
+WirePair = Callable[[], Awaitable[tuple[Wire, trio.abc.Stream]]]
+"""A wire, and the other end of its stream."""
+
+
+async def any_wire() -> tuple[Wire, trio.abc.Stream]:
+    here, there = await lockstep_pair()
+    return Wire(here), there
+
+
+async def socket_wire() -> tuple[Wire, trio.abc.Stream]:
+    here, there = await tcp_pair(buffer=16 * 1024)
+    return SocketWire(here), there
+
+
+async def descriptor_wire() -> tuple[Wire, trio.abc.Stream]:
+    here, there = await tcp_pair(buffer=16 * 1024)
+    return DescriptorWire(here), there
+
+
+EVERY_WIRE = pytest.mark.parametrize("make", [any_wire, socket_wire, descriptor_wire])
+EVERY_SOCKET_WIRE = pytest.mark.parametrize("make", [socket_wire, descriptor_wire])
+MUCH = bytes(range(256)) * 10_000
+
+
+def queued(wire: Wire, data: bytes = MUCH) -> Wire:
+    wire.queue(Says(data))  # type: ignore[arg-type]
+    return wire
+
+
+class Ends:
+    """What has become of calls that wait, by their names."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.of: dict[str, object] = {}
+
+    def start(self, name: str, call: Callable[..., Awaitable[object]], *args: object) -> None:
+        self._nursery.start_soon(self._run, name, call, args)
+
+    async def _run(self, name: str, call: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
+        try:
+            self.of[name] = await call(*args)
+        except (Interrupted, trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            self.of[name] = type(error)
+
+
+@EVERY_WIRE
+async def test_everyone_who_waits_is_interrupted_also_who_waits_for_the_writer(make: WirePair) -> None:
+    wire, _ = await make()
+    queued(wire)
+    async with trio.open_nursery() as nursery:
+        ends = Ends(nursery)
+        for name in ("writes", "waits for him"):
+            ends.start(name, wire.flush)
+            await wait_all_tasks_blocked()
+        ends.start("reads", wire.receive, 100)
+        await wait_all_tasks_blocked()
+        assert not ends.of
+        wire.interrupt()
+        await wait_all_tasks_blocked()
+        assert ends.of == dict.fromkeys(("writes", "waits for him", "reads"), Interrupted)
+        nursery.cancel_scope.cancel()
+
+
+@EVERY_SOCKET_WIRE
+async def test_a_socket_that_was_interrupted_goes_on_where_it_was_and_lost_nothing(make: WirePair) -> None:
+    wire, there = await make()
+    queued(wire)
+    received = bytearray()
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            ends = Ends(nursery)
+            ends.start("writes", wire.flush)
+            ends.start("reads", wire.receive, 100)
+            await wait_all_tasks_blocked()
+            received += await there.receive_some(1000)  # so few that nothing more can be written
+            wire.interrupt()
+        assert ends.of == {"writes": Interrupted, "reads": Interrupted}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.flush)
+        while len(received) < len(MUCH):
+            received += await there.receive_some()
+    assert received == MUCH
+    await there.send_all(b"and you?")
+    assert await wire.receive(100) == b"and you?"
+
+
+@EVERY_WIRE
+async def test_nobody_who_comes_after_an_interruption_feels_it(make: WirePair) -> None:
+    wire, there = await make()
+    wire.interrupt()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(queued(wire, b"late").flush)
+        assert await there.receive_some() == b"late"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(there.send_all, b"me too")
+        assert await wire.receive(100) == b"me too"
+    await wire.abort()
+    wire.interrupt()  # and there is nobody to be woken
+
+
+async def test_an_interruption_in_the_moment_in_which_there_is_room_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire, _ = await descriptor_wire()
+    assert not queued(wire).write_now()
+    wait_writable = trio.lowlevel.wait_writable
+    waited = 0
+
+    async def interrupted_as_it_ends(descriptor: int) -> None:
+        nonlocal waited
+        waited += 1
+        if waited > 1:
+            await wait_writable(descriptor)
+        wire.interrupt()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", interrupted_as_it_ends)
+    with pytest.raises(Interrupted):
+        await wire.flush()
+    assert waited == 2
+
+
+@EVERY_SOCKET_WIRE
+async def test_closing_a_socket_wakes_who_waits_on_it_as_closed(make: WirePair) -> None:
+    wire, _ = await make()
+    queued(wire)
+    async with trio.open_nursery() as nursery:
+        ends = Ends(nursery)
+        ends.start("writes", wire.flush)
+        ends.start("reads", wire.receive, 100)
+        await wait_all_tasks_blocked()
+        await wire.abort()
+    assert ends.of == {"writes": trio.ClosedResourceError, "reads": trio.ClosedResourceError}
+
+
+async def test_the_number_of_a_socket_that_was_closed_is_left_to_whoever_has_it_now() -> None:
+    wire, _ = await descriptor_wire()
+    assert isinstance(wire.stream, trio.SocketStream)
+    number = wire.stream.socket.fileno()
+    far, near = stdlib_socket.socketpair()
+    with far, near:
+        await wire.abort()
+        os.dup2(near.fileno(), number)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.lowlevel.wait_readable, number)
+                await wait_all_tasks_blocked()
+                for call in (wire.flush, lambda: wire.receive(100)):
+                    queued(wire, b"to whom?")
+                    with pytest.raises(trio.ClosedResourceError):
+                        await call()
+                with pytest.raises(trio.ClosedResourceError):
+                    wire.write_now()
+                wire.interrupt()
+                await wait_all_tasks_blocked()
+                assert nursery.child_tasks
+                far.send(b"not for you")
+            far.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                far.recv(100)
+            assert near.recv(100) == b"not for you"
+        finally:
+            os.close(number)
+
+
+@pytest.mark.parametrize("direction", ["writable", "readable"])
+async def test_a_system_that_cannot_tell_when_a_socket_is_ready_is_a_broken_transport(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, _ = await descriptor_wire()
+    queued(wire).write_now()
+
+    async def fail(_: int) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(trio.lowlevel, f"wait_{direction}", fail)
+    with pytest.raises(trio.BrokenResourceError, match=os.strerror(errno.EBADF)):
+        await (wire.flush() if direction == "writable" else wire.receive(100))
