@@ -200,16 +200,20 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
         while length < _GATHERED:
             try:
                 event = self._session.next_event()
-            except RemoteProtocolError:
+            except RemoteProtocolError as error:
                 if not parts:
                     raise
-                break  # it is raised again when this has been read
+                self._fail(self._ended_by(error))  # who sends hears of it now
+                break  # and it is raised again when this has been read
             if isinstance(event, DataReceived):
                 parts.append(event.data)
                 length += len(event.data)
             elif isinstance(event, Wait | CloseReceived):
                 self._drained = True
-                self._close_received = event if isinstance(event, CloseReceived) else None
+                if isinstance(event, CloseReceived):
+                    self._close_received = event
+                    if event.code is not CloseCode.NORMAL:
+                        self._fail(self._closed_by(event))
                 break
             # else it is a PONG: nobody waits for it
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -272,30 +276,37 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
 
     async def _take_close(self, close: CloseReceived) -> None:
         if close.code is not CloseCode.NORMAL:
-            text = f': "{escape(close.text)}"' if close.text else ""
-            closed = ConnectionClosed(
-                f"{self.peer} closed the connection with {code_name(close.code)}{text}",
-                code=close.code,
-                text=close.text,
-                by_peer=True,
-            )
-            await self._end(closed)
+            await self._end(self._closed_by(close))
+
+    def _closed_by(self, close: CloseReceived) -> ConnectionClosed:
+        text = f': "{escape(close.text)}"' if close.text else ""
+        return ConnectionClosed(
+            f"{self.peer} closed the connection with {code_name(close.code)}{text}",
+            code=close.code,
+            text=close.text,
+            by_peer=True,
+        )
 
     async def _end_after(self, error: RemoteProtocolError) -> Exception:
+        await self._end(self._ended_by(error))
+        return self._failure_now()
+
+    def _ended_by(self, error: RemoteProtocolError) -> ConnectionClosed:
         """The other side broke the protocol, or was cut off."""
         cut = isinstance(error, Truncated)
-        closed = ConnectionClosed(
+        return ConnectionClosed(
             f"the connection to {self.peer} ended: {error}",
             code=None if cut else CloseCode.PROTOCOL,
             by_peer=cut,
         )
-        await self._end(closed)
-        return self._failure_now()
 
     async def _end(self, closed: ConnectionClosed) -> None:
         """The other side ended it, one way or another: the sender wakes, and our CLOSE is written."""
         self._fail(closed)
         self._wire.interrupt()
+        await self._write_last_words()
+
+    async def _write_last_words(self) -> None:
         self._wire.queue(self._session)
         with trio.move_on_after(self._limits.write_alert):
             await self._flush_quietly()
@@ -327,6 +338,8 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
     async def _close_both_directions(self, code: CloseCode, text: str | None) -> None:
         session = self._session
         if self._failure is not None or self._wire.torn:
+            if session.has_data_to_send:  # the end came behind data, and nobody has read on from there
+                await self._write_last_words()
             if self._failure is not None and not self._failure.by_peer:
                 await self._say_goodbye()
             return

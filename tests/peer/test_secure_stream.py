@@ -931,6 +931,100 @@ async def test_whoever_meddles_with_records_on_the_way_ends_both_ends(
         await bob.aclose()
 
 
+# --- an end that comes together with the data before it ----------------------------------------------------
+
+
+ENDS_BEHIND_DATA: dict[str, tuple[Breach, tuple[object, bool], CloseCode]] = {
+    "a CLOSE": (
+        lambda hand: hand.record(RecordType.CLOSE, Close(CloseCode.GOING_AWAY).encode()),
+        (CloseCode.GOING_AWAY, True),
+        CloseCode.NORMAL,
+    ),
+    "a breach": (
+        lambda hand: encode_frame(FrameType.RECORD, bytes(40)),
+        (CloseCode.PROTOCOL, False),
+        CloseCode.PROTOCOL,
+    ),
+}
+BEHIND_DATA = pytest.mark.parametrize(("end", "seen", "answer"), ENDS_BEHIND_DATA.values(), ids=ENDS_BEHIND_DATA)
+
+
+@BEHIND_DATA
+@MEMORY_AND_TCP
+async def test_an_end_behind_data_is_seen_by_who_sends_before_it_is_by_who_reads(
+    transport: StreamPairMaker, end: Breach, seen: tuple[object, bool], answer: CloseCode
+) -> None:
+    ada, hand = await meet_by_hand(transport)
+    await hand.say(hand.record(RecordType.DATA, b"bef"), hand.record(RecordType.DATA, b"ore"), end(hand))
+    assert await ada.receive_some(1) == b"b"
+    for late in (ada.send_all(b"x"), ada.send_all(b""), ada.send_eof(), ada.wait_send_all_might_not_block()):
+        with pytest.raises(ConnectionClosed) as caught:
+            await late
+        assert (caught.value.code, caught.value.by_peer) == seen
+    received, closed = await receive_to_failure(ada)
+    assert received == b"efore"
+    assert (closed.code, closed.by_peer) == seen
+    assert await hand.hear_close() == Close(answer)
+    with pytest.raises(ConnectionClosed):
+        await ada.receive_some()
+    await hand.stream.aclose()
+    await ada.aclose()
+
+
+@BEHIND_DATA
+@MEMORY_AND_TCP
+async def test_an_end_behind_data_is_answered_when_we_close_without_having_read_as_far(
+    transport: StreamPairMaker, end: Breach, seen: tuple[object, bool], answer: CloseCode
+) -> None:
+    ada, hand = await meet_by_hand(transport)
+    await hand.say(hand.record(RecordType.DATA, b"before"), end(hand))
+    assert await ada.receive_some() == b"before"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ada.aclose)
+        assert await hand.hear_close() == Close(answer)
+        assert await hand.hear_to_end() == b""
+        await hand.stream.aclose()
+
+
+async def test_a_large_send_that_waits_when_an_end_comes_behind_data_is_told_of_it() -> None:
+    ada, hand = await meet_by_hand(small_tcp_pair)
+
+    async def send() -> None:
+        with pytest.raises(ConnectionClosed) as caught:
+            await ada.send_all(bytes(2**20))
+        assert caught.value.code is CloseCode.GOING_AWAY
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        data = hand.record(RecordType.DATA, b"before")
+        await hand.say(data, hand.record(RecordType.CLOSE, Close(CloseCode.GOING_AWAY).encode()))
+        assert await ada.receive_some() == b"before"
+        for _ in range(4):  # so there is room again, and the sender goes on before anybody reads
+            assert (await hand.hear_record())[0] is RecordType.DATA
+
+
+@MEMORY_AND_TCP
+async def test_a_half_close_behind_data_is_the_clean_end_and_the_other_direction_goes_on(
+    transport: StreamPairMaker,
+) -> None:
+    ada, hand = await meet_by_hand(transport)
+    await hand.say(
+        hand.record(RecordType.DATA, b"all of it"), hand.record(RecordType.CLOSE, Close(CloseCode.NORMAL).encode())
+    )
+    assert await ada.receive_some(3) == b"all"
+    await ada.send_all(b"and you?")
+    assert await hand.hear_record() == (RecordType.DATA, b"and you?")
+    assert await ada.receive_some() == b" of it"
+    for _ in range(2):
+        assert await ada.receive_some() == b""
+    await ada.send_all(b"still here")
+    assert await hand.hear_record() == (RecordType.DATA, b"still here")
+    await ada.aclose()
+    assert await hand.hear_close() == Close(CloseCode.NORMAL)
+    assert await hand.hear_to_end() == b""
+
+
 # --- secrets --------------------------------------------------------------------------------------------
 
 
