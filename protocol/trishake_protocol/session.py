@@ -69,9 +69,9 @@ _PEER_UNKNOWN: Final = {State.AWAIT_SYN, State.AWAIT_SYN_ACK, State.AWAIT_ACK, S
 
 
 def _unchanging(data: bytearray | memoryview) -> bytes | memoryview:
-    """Data that cannot be changed before it is encrypted: a copy, unless it is of bytes."""
+    """Data as bytes that cannot be changed before they are encrypted: a copy, unless they are of bytes in a row."""
     view = memoryview(data)
-    return view if isinstance(view.obj, bytes) else bytes(view)
+    return view.cast("B") if isinstance(view.obj, bytes) and view.c_contiguous else bytes(view)
 
 
 def _not_own_dial(_: bytes) -> bool:

@@ -1223,6 +1223,91 @@ def test_any_data_in_any_segmentation_arrives_whole(chunks: list[bytes], sizes: 
     assert reader.error is None
 
 
+VIEWS: dict[str, Callable[[bytes], Any]] = {
+    "bytes": lambda data: data,
+    "a part of bytes": lambda data: memoryview(b"x" + data + b"y")[1:-1],
+    "numbers of four bytes": lambda data: memoryview(data).cast("I"),
+    "two dimensions": lambda data: memoryview(data).cast("B", (len(data) // 4, 4)),
+    "every other byte": lambda data: memoryview(bytes(byte for value in data for byte in (value, 0)))[::2],
+    "backwards": lambda data: memoryview(data[::-1])[::-1],
+    "numbers that can be changed": lambda data: memoryview(bytearray(data)).cast("I"),
+}
+
+
+@pytest.mark.parametrize("size", [8, 4 * 65518])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_what_is_sent_is_bytes_whatever_the_shape_of_the_view(view: Callable[[bytes], Any], size: int) -> None:
+    writer, reader = opened(ORDINARY, INITIATOR), opened(ORDINARY, RESPONDER)
+    data = bytes(i % 251 for i in range(size))
+    writer.session.send(view(data))
+    writer.session.send(b"and then this")
+    reader.read(writer.write())
+    assert reader.error is None
+    assert [event.data for event in reader.events] == [
+        data[start : start + 65518] for start in range(0, size, 65518)
+    ] + [b"and then this"]
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 500, 65517, 65518, 65519, 131_036, 200_000]), max_size=4),
+    cuts=st.lists(st.integers(1, 90_000), min_size=1, max_size=6),
+    views=st.booleans(),
+)
+def test_large_and_small_sends_arrive_whole_in_any_segmentation(
+    sizes: list[int], cuts: list[int], views: bool
+) -> None:
+    """Reads of many records, of parts of one, and of the end of one and the beginning of another."""
+    writer, reader = opened(ORDINARY, INITIATOR), opened(ORDINARY, RESPONDER)
+    sent = b"".join(bytes([i + 1]) * size for i, size in enumerate(sizes))
+    start = 0
+    for size in sizes:
+        part = sent[start : start + size]
+        writer.session.send(memoryview(part) if views else part)
+        start += size
+    wire = memoryview(writer.write())
+    turn = 0
+    while wire:
+        size = cuts[turn % len(cuts)]
+        reader.read(bytes(wire[:size]) if turn % 2 else bytearray(wire[:size]))  # type: ignore[arg-type]
+        wire, turn = wire[size:], turn + 1
+    assert reader.error is None
+    assert b"".join(event.data for event in reader.events) == sent
+    assert len(reader.events) == sum(-(-size // 65518) for size in sizes)
+
+
+def test_what_has_been_read_is_not_kept() -> None:
+    writer, reader = opened(ORDINARY, INITIATOR), opened(ORDINARY, RESPONDER)
+    for _ in range(3):
+        writer.session.send(bytes(60_000))
+        wire = writer.write()
+        reader.read(wire + wire[:0])
+        assert len(reader.session._inbox) == 0
+        writer.session.send(bytes(60_000))
+        rest = writer.write()
+        reader.read(rest[:10])
+        for start in range(10, 1000, 10):
+            reader.read(rest[start : start + 10])
+            assert len(reader.session._inbox) == start + 10  # no more than has come and is not whole
+        reader.read(rest[1000:])
+        assert len(reader.session._inbox) == 0
+
+
+def test_the_caller_may_change_his_buffer_when_it_was_taken() -> None:
+    """What a runtime reads into is its own again."""
+    writer, reader = opened(ORDINARY, INITIATOR), opened(ORDINARY, RESPONDER)
+    writer.session.send(b"one")
+    writer.session.send(b"two")
+    wire = writer.write()
+    for part in (wire[:10], wire[10:30], wire[30:]):
+        buffer = bytearray(part)
+        reader.session.receive_data(buffer)
+        buffer[:] = bytes(len(buffer))
+        buffer.clear()
+    reader.read()
+    assert reader.events == [DataReceived(b"one"), DataReceived(b"two")]
+
+
 # --- an open session: closing ---------------------------------------------------------------------------
 
 
