@@ -268,7 +268,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
 
     def _stop_reading(self, at: float = -math.inf) -> None:
         """Read no more from then on, on Trio's clock; by default, at once."""
-        self._read_until = at
+        self._read_until = min(self._read_until, at)
         self._reading.deadline = min(self._reading.deadline, at)
 
     async def _read(self) -> None:

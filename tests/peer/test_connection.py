@@ -790,3 +790,68 @@ async def test_an_open_that_crosses_a_go_away_is_refused_and_no_failure_of_a_han
         await hand.hear_record()
         farewell = mux(MuxType.GO_AWAY, MuxFlag.NONE, 0) + mux(MuxType.WINDOW_UPDATE, MuxFlag.RST, 1)
         await hand.say(hand.record(RecordType.DATA, farewell))
+
+
+# --- one scope for all that is read -----------------------------------------------------------------------
+
+
+async def test_who_has_stopped_reading_does_not_begin_again_when_a_write_fails(autojump_clock: MockClock) -> None:
+    async with linked_by_hand(memory_pair, limits=Limits(write_alert=20, close=5)) as (connection, _):
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        connection._stop_reading()
+        connection._write_failed(trio.BrokenResourceError("at the same moment"))
+        await connection.closed()
+        assert trio.current_time() == before
+
+
+async def test_after_a_write_that_failed_what_has_come_is_read_for_a_while_and_no_longer(
+    autojump_clock: MockClock,
+) -> None:
+    limits = Limits(write_alert=3, keepalive=1, keepalive_answer=1.5)  # what is due meanwhile ends nothing sooner
+    async with linked_by_hand(memory_pair, limits=limits) as (connection, hand):
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        connection._write_failed(trio.BrokenResourceError("no more"))
+        await trio.sleep(2)
+        await hand.say(hand.record(RecordType.PING, Ping(bytes(8), answer=True).encode()))
+        await wait_all_tasks_blocked()
+        assert connection.is_open
+        assert connection._heard == before + 2
+        with trio.fail_after(10):
+            end = await connection.closed()
+        assert "no more" in str(end)
+        assert trio.current_time() == before + 3
+
+
+async def test_pings_streams_and_the_end_wake_each_who_waits_for_them_and_nobody_returns_too_early() -> None:
+    """They all wait in one place."""
+    async with linked_by_hand(memory_pair) as (connection, hand):
+        done: list[str] = []
+
+        async def ping(name: str) -> None:
+            await connection.ping()
+            done.append(name)
+
+        async def ping_in_vain() -> None:
+            with pytest.raises(ConnectionClosed):
+                await connection.ping()
+            done.append("in vain")
+
+        async with trio.open_nursery() as nursery:
+            for name in ("first", "second"):
+                nursery.start_soon(ping, name)
+                await wait_all_tasks_blocked()
+            nursery.start_soon(ping_in_vain)
+            await wait_all_tasks_blocked()
+            await hand.say(hand.record(RecordType.DATA, opening(2, "nobody/1")))  # refused: news, but not of them
+            await hand.say(hand.record(RecordType.DATA, mux(MuxType.GO_AWAY, MuxFlag.NONE, 0)))
+            await wait_all_tasks_blocked()
+            assert done == []
+            for number, expected in ((1, ["first"]), (2, ["first", "second"])):
+                payload = number.to_bytes(8, "big")
+                await hand.say(hand.record(RecordType.PING, Ping(payload, answer=True).encode()))
+                await wait_all_tasks_blocked()
+                assert done == expected
+            await hand.say(hand.record(RecordType.CLOSE, Close(CloseCode.GOING_AWAY).encode()))
+        assert done == ["first", "second", "in vain"]
