@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -29,7 +30,8 @@ from trishake_protocol.events import (
     StreamRefused,
     StreamReset,
 )
-from trishake_protocol.messages import RecordType
+from trishake_protocol.limits import MAX_RUN
+from trishake_protocol.messages import MuxFrame, RecordType
 from trishake_protocol.patterns import CLASSICAL
 from trishake_protocol.streams import Streams
 
@@ -1250,6 +1252,181 @@ def test_arbitrary_bytes_are_events_or_a_breach(chunks: list[bytes]) -> None:
     streams, _ = our_stream()
     with suppress(RemoteProtocolError):
         hear(streams, *chunks)
+
+
+# --- several frames of one stream at once -----------------------------------------------------------------
+
+
+class OneByOne(Streams):
+    """The reference: reads each frame by itself, and thinks nothing of what follows it."""
+
+    def _read_run(self, frame: MuxFrame) -> bytes:
+        return b""
+
+
+def two_open(make: type[Streams] = Streams) -> Streams:
+    """Streams 1 and 3 of ours, and 2 of theirs, open all three."""
+    streams = make(INITIATOR)
+    for _ in range(2):
+        streams.open("echo")
+    hear(streams, yamux.data(1, ACCEPTED, ACK), yamux.data(3, ACCEPTED, ACK), yamux.data(2, ASK, SYN))
+    streams.accept(2)
+    streams.data_to_send()
+    return streams
+
+
+Facts = tuple[list[StreamEvent], CloseCode | None, str, list[Frame], dict[int, int], Counter[str]]
+
+
+def run_outcome(make: type[Streams], wire: bytes, cuts: Sequence[int], consumed: int) -> Facts:
+    """All that can be seen of an end that hears this, cut like this. consumed: of each event, at most."""
+    streams = two_open(make)
+    events: list[StreamEvent] = []
+    code, text = None, ""
+    try:
+        for start, end in zip((0, *cuts), (*cuts, len(wire)), strict=True):
+            streams.receive_data(wire[start:end])
+            while (event := streams.next_event()) is not None:
+                events.append(event)
+    except RemoteProtocolError as error:
+        code, text = cast("CloseCode", error.reason), str(error)
+    for event in merged(events):
+        if isinstance(event, DataReceived):
+            streams.consume(event.stream, min(consumed, len(event.data)))
+    windows = {id_: stream.receive_window for id_, stream in streams._streams.items()}
+    kept = Counter[str]() if code else held(streams)
+    return merged(events), code, text, said(streams), windows, kept
+
+
+CRUMBS = st.builds(
+    lambda id_, sizes: b"".join(yamux.data(id_, bytes([size % 256]) * size) for size in sizes),
+    st.sampled_from([1, 1, 1, 2, 3]),
+    st.one_of(
+        st.lists(st.sampled_from([1, 1, 2, 3, 100, 0]), max_size=6),
+        st.integers(60, 135).map(lambda count: [1 + i % 3 for i in range(count)]),
+        st.sampled_from([[WINDOW - 1], [WINDOW], [WINDOW + 1], [WINDOW // 2, WINDOW // 2], [WINDOW // 2] * 3]),
+    ),
+)
+ODD_ONES = st.one_of(
+    st.builds(
+        yamux.data,
+        st.sampled_from([1, 2, 3, 5]),
+        st.binary(max_size=3),
+        st.sampled_from([FIN, RST, ACK, 0x40, FIN | RST, SYN]),
+    ),
+    st.builds(
+        yamux.window_update, st.sampled_from([1, 3]), st.sampled_from([0, 7]), st.sampled_from([NONE, FIN, RST])
+    ),
+    st.sampled_from([yamux.ping(3), yamux.go_away(), yamux.data(4, ASK + b"early", SYN)]),
+    st.builds(
+        lambda id_, length: yamux.header(DATA, NONE, id_, length), st.just(1), st.sampled_from([3, WINDOW + 1])
+    ),
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(frames=st.lists(st.one_of(CRUMBS, CRUMBS, ODD_ONES), max_size=7), data=st.data())
+def test_frames_read_together_are_what_they_are_one_by_one(frames: list[bytes], data: st.DataObject) -> None:
+    wire = b"".join(frames)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=6)))
+    consumed = data.draw(st.sampled_from([0, 1, WINDOW // 2, WINDOW]))
+    expected = run_outcome(OneByOne, wire, [], consumed)
+    assert run_outcome(Streams, wire, [], consumed) == expected
+    assert run_outcome(Streams, wire, cuts, consumed) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, MAX_RUN - 1, MAX_RUN, MAX_RUN + 1, 2 * MAX_RUN, 3 * MAX_RUN + 5])
+def test_crumbs_of_one_stream_that_came_together_are_one_event_each_64(count: int) -> None:
+    streams = two_open()
+    crumbs = [bytes([1 + i % 250]) * (1 + i % 3) for i in range(count)]
+    events = hear(streams, *(yamux.data(1, crumb) for crumb in crumbs))
+    assert events == [
+        DataReceived(b"".join(crumbs[start : start + MAX_RUN]), 1) for start in range(0, count, MAX_RUN)
+    ]
+    assert MAX_RUN == 64
+
+
+def test_a_run_ends_where_another_stream_or_another_kind_of_frame_stands() -> None:
+    streams = two_open()
+    one, three = yamux.data(1, b"a"), yamux.data(3, b"b")
+    assert hear(streams, one, one, three, three, three, one) == [
+        DataReceived(b"aa", 1),
+        DataReceived(b"bbb", 3),
+        DataReceived(b"a", 1),
+    ]
+    assert hear(streams, one, yamux.ping(9), one) == [DataReceived(b"a", 1)] * 2
+    assert hear(streams, one, yamux.window_update(1, 5), one) == [
+        DataReceived(b"a", 1),
+        CreditReceived(1),
+        DataReceived(b"a", 1),
+    ]
+    assert hear(streams, one, yamux.data(1, b"", NONE), one, yamux.data(1, b"z", FIN)) == [
+        DataReceived(b"a", 1),
+        DataReceived(b"a", 1),
+        DataReceived(b"z", 1),
+        StreamFinished(1),
+    ]
+    assert said(streams) == [Frame(PING, ACK, 0, 9, b"")]
+
+
+LEFT = WINDOW - 1
+"""Of the window of stream 1: the answer has taken a byte."""
+
+
+@pytest.mark.parametrize("sizes", [[LEFT], [1, LEFT - 1], [LEFT - 7, 7], [1] * 100 + [LEFT - 100]])
+def test_a_run_may_use_all_of_its_window_and_not_a_byte_more(sizes: list[int]) -> None:
+    streams = two_open()
+    streams.receive_data(b"".join(yamux.data(1, bytes(size)) for size in [*sizes, 1]))
+    received = 0
+    while received < LEFT:  # what was within it is delivered first
+        event = streams.next_event()
+        assert isinstance(event, DataReceived)
+        received += len(event.data)
+    assert received == LEFT
+    with pytest.raises(RemoteProtocolError, match="whose window is 0") as caught:
+        streams.next_event()
+    assert caught.value.reason is CloseCode.FLOW_CONTROL
+
+
+def test_credit_given_for_a_run_opens_its_window_by_as_much() -> None:
+    streams = two_open()
+    half = WINDOW // 2
+    hear(streams, *[yamux.data(1, bytes(half // 4))] * 4)
+    streams.consume(1, half - 2)  # and the answer's byte has been consumed too
+    assert said(streams) == []
+    streams.consume(1, 2)
+    assert said(streams) == [Frame(WINDOW_UPDATE, NONE, 1, half + 1, b"")]
+    hear(streams, yamux.data(1, bytes(WINDOW - 1)))
+    assert breach(streams, yamux.data(1, bytes(3))) is CloseCode.FLOW_CONTROL
+
+
+def test_data_behind_fin_is_a_breach_also_in_a_run() -> None:
+    streams = two_open()
+    one = yamux.data(1, b"a")
+    assert hear(streams, one, one, yamux.data(1, b"z", FIN)) == [
+        DataReceived(b"aa", 1),
+        DataReceived(b"z", 1),
+        StreamFinished(1),
+    ]
+    assert breach(streams, one, one) is CloseCode.PROTOCOL
+
+
+def test_a_run_of_a_stream_that_was_reset_here_is_dropped_and_counted() -> None:
+    streams = two_open()
+    streams.reset(1)
+    assert hear(streams, *[yamux.data(1, bytes(1000))] * 20, yamux.data(3, b"b")) == [DataReceived(b"b", 3)]
+    assert breach(streams, yamux.data(1, bytes(WINDOW - 20_000 + 1))) is CloseCode.FLOW_CONTROL
+
+
+def test_what_has_been_read_of_a_record_is_not_kept_behind_it() -> None:
+    streams = two_open()
+    hear(streams, *[yamux.data(1, bytes(100))] * 100, yamux.data(1, bytes(500))[:-1])
+    assert len(streams._inbox) == 0
+    hear(streams, b"\0", yamux.data(1, b"abc")[:7])
+    hear(streams, b"")
+    assert len(streams._inbox) - streams._read_to == 7
+    hear(streams, yamux.data(1, b"abc")[7:])
+    assert len(streams._inbox) == 0
 
 
 # --- what is kept ---------------------------------------------------------------------------------------
