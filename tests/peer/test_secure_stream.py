@@ -1183,6 +1183,52 @@ async def test_many_records_that_came_together_are_given_together_and_not_withou
     assert len(sizes) <= 5
 
 
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_what_cancelled_sends_have_left_is_written_before_more_is_encrypted() -> None:
+    """However often it is tried, no more is held than one part of a send."""
+    at_ada, at_bob = await tcp_pair(buffer=16 * 1024)
+    ada, _ = await meet((at_ada, at_bob))
+    fill(at_ada)
+    for _ in range(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.send_all, bytes(2**20))
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert 0 < ada._wire.backlog < 5 * MAX_RECORD_CONTENT
+
+
+async def test_pings_of_one_who_does_not_read_do_not_pile_up_as_pongs() -> None:
+    at_ada, at_hand = await tcp_pair(buffer=16 * 1024)
+    ada, hand = await meet_by_hand(lambda: returned((at_ada, at_hand)))
+    fill(at_ada)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ada.receive_some)
+        for number in range(20):
+            await hand.say(hand.record(RecordType.PING, Ping(number.to_bytes(8, "big")).encode()))
+            await wait_all_tasks_blocked(0.001)
+        assert 0 < ada._wire.backlog < 3 * len(hand.record(RecordType.PING, Ping(bytes(8)).encode()))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_send_that_fails_wakes_who_reads_when_nothing_more_comes(autojump_clock: MockClock) -> None:
+    at_ada, at_bob = memory_stream_pair()
+    _, bob = await meet((at_ada, at_bob), bob=side(BOB, limits=Limits(close=2)))
+
+    async def read() -> None:
+        with pytest.raises(ConnectionClosed, match="broke"):
+            await bob.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        at_ada.receive_stream.close()
+        with pytest.raises(ConnectionClosed):
+            await bob.send_all(b"no one hears it")
+    assert trio.current_time() == before + 2
+
+
 # --- secrets --------------------------------------------------------------------------------------------
 
 
