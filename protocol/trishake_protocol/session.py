@@ -69,7 +69,7 @@ _PEER_UNKNOWN: Final = {State.AWAIT_SYN, State.AWAIT_SYN_ACK, State.AWAIT_ACK, S
 
 
 def _unchanging(data: bytearray | memoryview) -> bytes | memoryview:
-    """Data as bytes that cannot be changed before they are encrypted: a copy, unless they are of bytes in a row."""
+    """Data as bytes that cannot be changed before they are encrypted: a copy, unless of bytes in a row."""
     view = memoryview(data)
     return view.cast("B") if isinstance(view.obj, bytes) and view.c_contiguous else bytes(view)
 

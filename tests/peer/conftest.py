@@ -108,7 +108,7 @@ _PATIENCE: Final = 60
 """Seconds of the test's own clock, after which something hangs."""
 
 _sockets: list[trio.socket.SocketType] = []
-"""Of `tcp_pair`; closed when the test ends."""
+"""Of `tcp_pair` and `narrow_pair`; closed when the test ends."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -188,6 +188,15 @@ async def tcp_pair(buffer: int | None = None) -> tuple[trio.SocketStream, trio.S
             stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, buffer)
             stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, buffer)
     return here, there
+
+
+async def narrow_pair() -> StreamPair:
+    """Sockets that are full soon. Not TCP: with such buffers its own timers would be what is tested."""
+    here, there = trio.socket.socketpair()
+    for end in (here, there):
+        end.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 16 * 1024)
+    _sockets.extend((here, there))
+    return trio.SocketStream(here), trio.SocketStream(there)
 
 
 MEMORY_AND_TCP: Final = pytest.mark.parametrize("transport", [memory_pair, tcp_pair], ids=["memory", "tcp"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from trishake import (
     Role,
     VerdictCode,
 )
+from trishake._registry import Registry
 from trishake_protocol.messages import Ping, RecordType
 from trishake_protocol.patterns import CLASSICAL
 
@@ -289,3 +290,60 @@ async def test_an_identity_that_waits_for_its_turn_holds_up_no_other() -> None:
             with trio.fail_after(3):
                 assert (await ada.dial(listener.invite)).peer == BOB.id
         await bob.aclose(finish=0)
+
+
+# --- turns ------------------------------------------------------------------------------------------------
+
+
+async def test_turns_come_in_order_one_at_a_time_and_leave_nothing_behind() -> None:
+    registry = Registry(ADA.id, Limits(), lambda *_: None)
+    order: list[str] = []
+    inside = 0
+
+    async def come(name: str, scope: trio.CancelScope, fails: bool = False) -> None:
+        nonlocal inside
+        with scope, suppress(ZeroDivisionError):
+            async with registry.turn(BOB.id):
+                inside += 1
+                try:
+                    assert inside == 1
+                    order.append(name)
+                    for _ in range(3):
+                        await trio.lowlevel.checkpoint()
+                    if fails:
+                        raise ZeroDivisionError
+                finally:
+                    inside -= 1
+
+    scopes = {name: trio.CancelScope() for name in ("first", "fails", "gives up", "third", "cut", "last")}
+    async with trio.open_nursery() as nursery:
+        async with registry.turn(BOB.id):
+            for name, scope in scopes.items():
+                nursery.start_soon(come, name, scope, name == "fails")
+                await wait_all_tasks_blocked()
+            scopes["gives up"].cancel()  # while it waits
+        while order[-1:] != ["cut"]:
+            await trio.lowlevel.checkpoint()
+        scopes["cut"].cancel()  # in its turn
+    assert order == ["first", "fails", "third", "cut", "last"]
+    assert not registry._turns
+    async with registry.turn(BOB.id):  # and it is free again
+        assert list(registry._turns) == [BOB.id]
+
+
+async def test_whoever_comes_between_the_end_of_a_turn_and_the_next_waits_behind() -> None:
+    registry = Registry(ADA.id, Limits(), lambda *_: None)
+    order: list[str] = []
+
+    async def come(name: str) -> None:
+        async with registry.turn(BOB.id):
+            order.append(name)
+            await trio.lowlevel.checkpoint()
+            order.append(name)
+
+    async with trio.open_nursery() as nursery:
+        async with registry.turn(BOB.id):
+            nursery.start_soon(come, "who waits")
+            await wait_all_tasks_blocked()
+        await come("who comes now")
+    assert order == ["who waits"] * 2 + ["who comes now"] * 2

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
 import pytest
 import trio
-from trio.testing import MockClock, check_half_closeable_stream, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import (
+    MockClock,
+    assert_checkpoints,
+    check_half_closeable_stream,
+    memory_stream_pair,
+    wait_all_tasks_blocked,
+)
 
 from trishake import (
     CloseCode,
@@ -29,6 +36,7 @@ from trishake import (
     accept,
     initiate,
 )
+from trishake._wire import SocketWire
 from trishake_protocol import Profile, Session
 from trishake_protocol.limits import MAX_RECORD_CONTENT
 from trishake_protocol.messages import Close, FrameType, Ping, RecordType, Verdict, encode_frame
@@ -44,10 +52,12 @@ from .conftest import (
     ByHand,
     StreamPair,
     StreamPairMaker,
+    cancelled_at,
     lockstep_pair,
     meet,
     meet_by_hand,
     memory_pair,
+    narrow_pair,
     network_of,
     receive_exactly,
     relayed,
@@ -1023,6 +1033,200 @@ async def test_a_half_close_behind_data_is_the_clean_end_and_the_other_direction
     await ada.aclose()
     assert await hand.hear_close() == Close(CloseCode.NORMAL)
     assert await hand.hear_to_end() == b""
+
+
+# --- where there are no descriptors -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def portable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: sockets are written and read through Trio's own calls."""
+    monkeypatch.setattr("trishake._wire._HAS_DESCRIPTORS", False)
+
+
+async def clog_soon(sender: SecureStream) -> None:
+    """Send more than the transport takes, as often as it takes any."""
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.send_all, bytes(2**19))
+            await wait_all_tasks_blocked(0.002)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("portable")
+async def test_a_connection_is_a_half_closeable_stream_where_there_are_no_descriptors() -> None:
+    limits = Limits(close=0.02)
+
+    async def make() -> tuple[SecureStream, SecureStream]:
+        return await meet(await small_tcp_pair(), side(ADA, limits=limits), side(BOB, limits=limits))
+
+    async def make_clogged() -> tuple[SecureStream, SecureStream]:
+        near, far = await make()
+        assert type(near._wire) is type(far._wire) is SocketWire
+        await clog_soon(near)
+        await clog_soon(far)
+        return near, far
+
+    await check_half_closeable_stream(make, make_clogged)
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_an_echo_of_5_megabytes_comes_back_whole() -> None:
+    ada, bob = await meet(await tcp_pair())
+    data = bytes(range(251)) * (5 * 2**20 // 251)
+
+    async def echo() -> None:
+        async for chunk in bob:
+            await bob.send_all(chunk)
+        await bob.send_eof()
+
+    async def send() -> None:
+        await ada.send_all(data)
+        await ada.send_eof()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo)
+        nursery.start_soon(send)
+        assert await receive_all(ada) == data
+    await ada.aclose()
+    await bob.aclose()
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_sends_that_are_cancelled_at_any_step_tear_no_record() -> None:
+    ada, hand = await meet_by_hand(narrow_pair)
+    heard: list[bytes] = []
+    cut = 0
+
+    async def hear() -> None:
+        while heard[-1:] != [b"end"]:
+            type_, content = await hand.hear_record()
+            assert type_ is RecordType.DATA  # it decrypts, so nothing is torn, lost or out of order
+            heard.append(content)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear)
+        for step in range(1, 24):
+            cut += await cancelled_at(step, partial(ada.send_all, bytes([step]) * 150_000))
+        await ada.send_all(b"end")
+    assert cut
+    sizes = Counter(content[0] for content in heard[:-1] for _ in content)
+    assert set(sizes.values()) == {150_000}
+    assert [content[0] for content in heard[:-1]] == sorted(content[0] for content in heard[:-1])
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_reads_that_are_cancelled_at_any_step_lose_nothing() -> None:
+    ada, hand = await meet_by_hand(tcp_pair)
+    expected = b"".join(b"%03d" % number for number in range(60))
+    received = bytearray()
+
+    async def receive() -> None:
+        nonlocal received
+        received += await ada.receive_some(2)
+
+    for number in range(60):
+        await hand.say(hand.record(RecordType.DATA, b"%03d" % number))
+        await cancelled_at(1 + number % 5, receive)
+    while len(received) < len(expected):
+        received += await ada.receive_some()
+    assert received == expected
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_closing_wakes_who_sends_behind_who_answers_a_ping_and_who_reads() -> None:
+    ada, hand = await meet_by_hand(small_tcp_pair, limits=Limits(close=30))
+    await clog_soon(ada)
+    woken: list[str] = []
+
+    async def expect_closed(name: str, call: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await call()
+        woken.append(name)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_closed, "receive", ada.receive_some)
+        await hand.say(hand.record(RecordType.PING, Ping(b"are you?").encode()))
+        await wait_all_tasks_blocked(0.002)
+        nursery.start_soon(expect_closed, "send", partial(ada.send_all, bytes(100_000)))
+        await wait_all_tasks_blocked(0.002)
+        nursery.start_soon(ada.aclose)
+        await wait_all_tasks_blocked(0.002)
+        assert sorted(woken) == ["receive", "send"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_call_is_a_checkpoint_though_it_has_nothing_to_wait_for() -> None:
+    ada, hand = await meet_by_hand(tcp_pair)
+    await hand.say(hand.record(RecordType.DATA, bytes(9)))
+    assert await ada.receive_some(1) == b"\0"
+    for call in (lambda: ada.send_all(b"x"), lambda: ada.send_all(b""), lambda: ada.receive_some(1)):
+        with assert_checkpoints():
+            await call()
+    with assert_checkpoints():
+        await ada.send_eof()
+
+
+async def test_many_records_that_came_together_are_given_together_and_not_without_bound() -> None:
+    ada, hand = await meet_by_hand(memory_pair)
+    record = bytes(50_000)
+    await hand.say(*(hand.record(RecordType.DATA, record) for _ in range(8)))
+    await hand.say(*(hand.record(RecordType.DATA, b"%d" % number) for number in range(8)))
+    sizes = []
+    while sum(sizes) < 8 * 50_000 + 8:
+        sizes.append(len(await ada.receive_some()))
+    assert 50_000 < max(sizes) < 4 * MAX_RECORD_CONTENT
+    assert len(sizes) <= 5
+
+
+@EVERY_SYSTEM
+@pytest.mark.usefixtures("without_descriptors")
+async def test_what_cancelled_sends_have_left_is_written_before_more_is_encrypted() -> None:
+    """However often it is tried, no more is held than one part of a send."""
+    at_ada, at_bob = await tcp_pair(buffer=16 * 1024)
+    ada, _ = await meet((at_ada, at_bob))
+    fill(at_ada)
+    for _ in range(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.send_all, bytes(2**20))
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert 0 < ada._wire.backlog < 5 * MAX_RECORD_CONTENT
+
+
+async def test_pings_of_one_who_does_not_read_do_not_pile_up_as_pongs() -> None:
+    at_ada, at_hand = await tcp_pair(buffer=16 * 1024)
+    ada, hand = await meet_by_hand(lambda: returned((at_ada, at_hand)))
+    fill(at_ada)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ada.receive_some)
+        for number in range(20):
+            await hand.say(hand.record(RecordType.PING, Ping(number.to_bytes(8, "big")).encode()))
+            await wait_all_tasks_blocked(0.001)
+        assert 0 < ada._wire.backlog < 3 * len(hand.record(RecordType.PING, Ping(bytes(8)).encode()))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_send_that_fails_wakes_who_reads_when_nothing_more_comes(autojump_clock: MockClock) -> None:
+    at_ada, at_bob = memory_stream_pair()
+    _, bob = await meet((at_ada, at_bob), bob=side(BOB, limits=Limits(close=2)))
+
+    async def read() -> None:
+        with pytest.raises(ConnectionClosed, match="broke"):
+            await bob.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        at_ada.receive_stream.close()
+        with pytest.raises(ConnectionClosed):
+            await bob.send_all(b"no one hears it")
+    assert trio.current_time() == before + 2
 
 
 # --- secrets --------------------------------------------------------------------------------------------

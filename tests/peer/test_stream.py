@@ -8,7 +8,8 @@ import stat
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import trio
@@ -33,6 +34,7 @@ from trishake import (
     only,
     reject,
 )
+from trishake._wire import SocketWire
 from trishake_protocol.limits import STREAM_WINDOW
 from trishake_protocol.messages import MuxFlag, MuxFrame, MuxType, RecordType
 
@@ -45,13 +47,16 @@ from .conftest import (
     SETTLED,
     ByHand,
     Keep,
+    StreamPair,
     StreamPairMaker,
     accepted,
+    cancelled_at,
     linked,
     linked_by_hand,
     memory_pair,
     met,
     mux,
+    narrow_pair,
     read_to_end,
     receive_exactly,
     tcp_pair,
@@ -835,3 +840,172 @@ async def test_a_large_send_is_cut_so_that_others_get_their_turn() -> None:
             heard += len(body)
             order.append(frame.stream)
         assert order.index(small.id) < len(order) - 1
+
+
+# --- where there are no descriptors -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def portable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: sockets are written and read through Trio's own calls."""
+    monkeypatch.setattr("trishake._wire._HAS_DESCRIPTORS", False)
+
+
+EVERY_WIRE = pytest.mark.parametrize("transport", [memory_pair, tcp_pair, narrow_pair])
+
+
+@pytest.mark.usefixtures("portable")
+async def test_a_stream_is_a_half_closeable_stream_where_there_are_no_descriptors() -> None:
+    keep = Keep()
+    async with linked(tcp_pair, handlers={KEEP: keep}) as (at_ada, _):
+        assert type(at_ada._wire) is SocketWire
+
+        async def make() -> tuple[Stream, Stream]:
+            return await keep.open(at_ada)
+
+        async def make_clogged() -> tuple[Stream, Stream]:
+            return await clog(*await keep.open(at_ada))
+
+        await check_half_closeable_stream(make, make_clogged)
+
+
+async def five_megabytes_both_ways(transport: StreamPairMaker, count: int = 4) -> None:
+    """An echo over some streams at once, in parts of every size."""
+    async with linked(transport, handlers={"echo/1": echo}) as (at_ada, _):
+        parts = [bytes([number % 251]) * (1 + 7919 * number % 130_000) for number in range(80 // count)]
+
+        async def send(stream: Stream) -> None:
+            for part in parts:
+                await stream.send_all(part)
+            await stream.send_eof()
+
+        async def ask() -> None:
+            stream = await at_ada.open_stream("echo/1")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, stream)
+                assert await read_to_end(stream) == b"".join(parts)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(ask)
+
+
+@EVERY_WIRE
+async def test_an_echo_of_5_megabytes_over_a_few_streams_comes_back_whole(transport: StreamPairMaker) -> None:
+    await five_megabytes_both_ways(transport)
+
+
+@pytest.mark.usefixtures("portable")
+async def test_an_echo_of_5_megabytes_comes_back_whole_where_there_are_no_descriptors() -> None:
+    await five_megabytes_both_ways(narrow_pair)
+
+
+# --- who writes, and who waits for it ---------------------------------------------------------------------
+
+
+@EVERY_WIRE
+async def test_many_who_send_at_once_all_get_through_and_in_order(transport: StreamPairMaker) -> None:
+    """More of them than there is room: nobody stays parked when the last byte is written."""
+    keep = Keep()
+    async with linked(transport, handlers={KEEP: keep}) as (at_ada, _):
+        pairs = [await keep.open(at_ada) for _ in range(12)]
+        data = {here.id: bytes([here.id]) * 150_000 for here, _ in pairs}
+
+        async def receive(stream: Stream) -> None:
+            received = bytearray()
+            while len(received) < 150_000:
+                received += await stream.receive_some()
+            assert received == data[stream.id]
+
+        async with trio.open_nursery() as nursery:
+            for here, there in pairs:
+                nursery.start_soon(here.send_all, data[here.id])
+                nursery.start_soon(receive, there)
+
+
+@EVERY_WIRE
+async def test_those_who_wait_for_room_and_give_up_leave_it_to_the_others(transport: StreamPairMaker) -> None:
+    keep = Keep()
+    async with linked(transport, handlers={KEEP: keep}) as (at_ada, _):
+        pairs = [await keep.open(at_ada) for _ in range(8)]
+        for round_ in range(6):
+            async with trio.open_nursery() as nursery:
+                for here, there in pairs[4:]:
+                    nursery.start_soon(here.send_all, bytes(60_000))
+                    nursery.start_soon(receive_exactly, there, 60_000)
+                async with trio.open_nursery() as hasty:
+                    for here, _ in pairs[:4]:
+                        hasty.start_soon(here.send_all, bytes(60_000))
+                    for _ in range(round_):
+                        await trio.lowlevel.checkpoint()
+                    hasty.cancel_scope.cancel()
+        for here, _ in pairs:
+            await trio.aclose_forcefully(here)
+
+
+async def test_a_send_that_is_cancelled_at_any_step_has_sent_a_beginning_and_the_stream_is_whole() -> None:
+    keep = Keep()
+    async with linked(narrow_pair, handlers={KEEP: keep}) as (at_ada, _):
+        here, there = await keep.open(at_ada)
+        received = bytearray()
+
+        async def receive() -> None:
+            nonlocal received
+            async for chunk in there:
+                received += chunk
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for step in range(1, 31):
+                await cancelled_at(step, partial(here.send_all, bytes([step]) * 140_000))
+            await here.send_eof()
+        assert list(received) == sorted(received)
+        counts = Counter(received)
+        assert sum(counts.values()) > 0
+        assert max(counts.values()) <= 140_000
+
+
+async def test_a_lone_message_that_does_not_fit_is_written_by_the_task_when_there_is_room() -> None:
+    at_ada, at_bob = await tcp_pair(buffer=16 * 1024)
+
+    async def pair() -> StreamPair:
+        return at_ada, at_bob
+
+    async with linked_by_hand(pair) as (connection, hand):
+        filled = 0
+        assert isinstance(at_ada, trio.SocketStream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.open_stream, KEEP)
+            assert (await hand.hear_record())[0] is RecordType.DATA
+            await hand.say(hand.record(RecordType.DATA, accepted(1)))
+        (stream,) = connection.streams
+        with suppress(BlockingIOError):
+            while True:
+                filled += os.write(at_ada.socket.fileno(), bytes(1000))
+        for part in (b"one", b"two"):
+            await stream.send_all(part)  # it waits for nothing
+        await hand.hear(filled)
+        frames = b""
+        while b"two" not in frames:
+            type_, content = await hand.hear_record()
+            assert type_ is RecordType.DATA
+            frames += content
+        assert frames == b"".join(mux(MuxType.DATA, MuxFlag.NONE, 1, part) for part in (b"one", b"two"))
+
+
+async def test_data_in_crumbs_and_in_lumps_is_read_in_any_portion() -> None:
+    async with both_ends() as (here, there):
+        parts = [bytes([number % 251]) * (1 + number * 997 % 6000) for number in range(60)]
+        for part in parts:
+            await here.send_all(part)
+            if len(part) % 5 == 0:
+                await wait_all_tasks_blocked()
+        expected = b"".join(parts)
+        received, portion = bytearray(), 1
+        while len(received) < len(expected):
+            chunk = await there.receive_some(portion if portion < 9000 else None)
+            assert type(chunk) is bytes
+            assert len(chunk) <= portion or portion >= 9000
+            received += chunk
+            portion = portion * 3 % 10_007
+        assert received == expected

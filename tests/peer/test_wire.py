@@ -338,3 +338,63 @@ async def test_a_system_that_cannot_tell_when_a_socket_is_ready_is_a_broken_tran
     monkeypatch.setattr(trio.lowlevel, f"wait_{direction}", fail)
     with pytest.raises(trio.BrokenResourceError, match=os.strerror(errno.EBADF)):
         await (wire.flush() if direction == "writable" else wire.receive(100))
+
+
+@EVERY_WIRE
+async def test_a_call_that_is_over_is_remembered_by_nobody(make: WirePair) -> None:
+    wire, there = await make()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(queued(wire, b"x").flush)
+        nursery.start_soon(there.send_all, b"y")
+        assert await there.receive_some() == b"x"
+        assert await wire.receive(1) == b"y"
+    assert not wire._waiting
+
+
+class Interrupts(OneWayToEnd):
+    """Interrupts the wire at the very end of each call, as others may in the same turn of Trio's loop."""
+
+    wire: Wire
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await super().send_all(data)
+        self.wire.interrupt()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await super().receive_some(max_bytes)
+        self.wire.interrupt()
+        return data
+
+
+async def test_who_has_what_he_waited_for_keeps_it_though_he_is_interrupted() -> None:
+    here, there = memory_stream_pair()
+    stream = Interrupts(here)
+    wire = stream.wire = Wire(stream)
+    await queued(wire, b"all of it").flush()
+    assert not wire.torn
+    assert await there.receive_some() == b"all of it"
+    await there.send_all(b"not lost")
+    assert await wire.receive(100) == b"not lost"
+
+
+@EVERY_SOCKET_WIRE
+async def test_no_more_is_read_than_there_is_room_for(make: WirePair) -> None:
+    wire, there = await make()
+    await there.send_all(b"abcdefg")
+    assert [await wire.receive(3) for _ in range(3)] == [b"abc", b"def", b"g"]
+
+
+async def test_a_socket_that_is_readable_by_rumour_only_is_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire, there = await descriptor_wire()
+    wait_readable = trio.lowlevel.wait_readable
+    rumours = iter(range(3))
+
+    async def spread(descriptor: int) -> None:
+        if next(rumours, None) is None:
+            await there.send_all(b"true")
+            await wait_readable(descriptor)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", spread)
+    assert await wire.receive(100) == b"true"
