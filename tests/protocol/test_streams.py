@@ -1295,6 +1295,7 @@ def run_outcome(make: type[Streams], wire: bytes, cuts: Sequence[int], consumed:
             streams.consume(event.stream, min(consumed, len(event.data)))
     windows = {id_: stream.receive_window for id_, stream in streams._streams.items()}
     kept = Counter[str]() if code else held(streams)
+    kept["_inbox"] -= 0 if code else streams._read_to  # what has been read goes with the next bytes
     return merged(events), code, text, said(streams), windows, kept
 
 
