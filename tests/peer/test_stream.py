@@ -1009,3 +1009,24 @@ async def test_data_in_crumbs_and_in_lumps_is_read_in_any_portion() -> None:
             received += chunk
             portion = portion * 3 % 10_007
         assert received == expected
+
+
+async def test_however_many_send_to_one_who_does_not_read_little_is_held_for_him() -> None:
+    """Each has credit; but there is room for two parts of 64 KiB, and one more that has begun."""
+    at_ada, at_hand = await narrow_pair()
+
+    async def pair() -> StreamPair:
+        return at_ada, at_hand
+
+    async with linked_by_hand(pair) as (connection, hand), trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(connection.open_stream, KEEP)
+        await wait_all_tasks_blocked()
+        await hand.say(hand.record(RecordType.DATA, b"".join(accepted(2 * number + 1) for number in range(8))))
+        await wait_all_tasks_blocked()
+        assert len(connection.streams) == 8
+        for stream in connection.streams:
+            nursery.start_soon(stream.send_all, bytes(200_000))
+        await wait_all_tasks_blocked()
+        assert 64 * 1024 < connection._wire.backlog + connection._carried.unsent < 4 * 64 * 1024
+        nursery.cancel_scope.cancel()
