@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,90 @@ async def test_what_is_no_address_or_id_is_one_line_and_bad_usage(arguments: tup
     assert code == 2
     assert errors.count("\n") == 1
     assert "Traceback" not in errors
+
+
+# --- the workers --------------------------------------------------------------------------------------------
+
+
+class Workers:
+    """The example in a process of its own. pids: its workers'."""
+
+    def __init__(self, process: trio.Process, pids: set[int], invite: str) -> None:
+        self.process = process
+        self.pids = pids
+        self.invite = invite
+
+    @classmethod
+    async def start(cls, nursery: trio.Nursery, count: int) -> "Workers":
+        command = [sys.executable, str(ROOT / "examples" / "workers.py"), "--workers", str(count)]
+        pipe = subprocess.PIPE
+        run = partial(trio.run_process, command, stdout=pipe, stderr=pipe, check=False)
+        process: trio.Process = await nursery.start(run)
+        assert process.stdout is not None
+        seen = b""
+        with trio.fail_after(TIME_LIMIT):
+            while not (invite := re.search(rb"^\* invite: (.+)\n", seen, re.MULTILINE)):
+                seen += await process.stdout.receive_some() or pytest.fail(seen.decode())
+        pids = {int(pid) for pid in re.findall(rb"worker (\d+) listens", seen)}
+        assert len(pids) == count
+        return cls(process, pids, invite[1].decode())
+
+    async def end(self) -> tuple[int, str]:
+        """Wait for it; its exit code, and what it said on stderr."""
+        assert self.process.stderr is not None
+        said = b""
+        with trio.fail_after(TIME_LIMIT):
+            async for chunk in self.process.stderr:
+                said += chunk
+            return await self.process.wait(), said.decode()
+
+    def all_gone(self) -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in self.pids)
+
+
+async def test_each_of_two_workers_answers_at_the_one_invite_until_both_are_told_to_leave(
+    nursery: trio.Nursery,
+) -> None:
+    workers = await Workers.start(nursery, 2)
+    answered: set[int] = set()
+    async with Peer(Identity.generate()) as peer:
+        dials = 0
+        while answered != workers.pids:
+            assert dials < 30  # each has a chance of one in two, each time
+            dials += 1
+            async with await peer.dial(workers.invite) as connection:
+                pid, echo = await connection.request("echo/1", "hello")
+            assert pid in workers.pids
+            assert echo == "hello"
+            answered.add(pid)
+    workers.process.send_signal(signal.SIGTERM)
+    assert await workers.end() == (0, "")
+    assert workers.all_gone()
+
+
+async def test_when_a_worker_dies_the_others_are_ended_and_it_is_said(nursery: trio.Nursery) -> None:
+    workers = await Workers.start(nursery, 2)
+    dead = min(workers.pids)
+    os.kill(dead, signal.SIGKILL)
+    code, said = await workers.end()
+    assert code == 1
+    assert said.startswith(f"* worker {dead} has died, with exit code -9")
+    assert "Traceback" not in said
+    assert workers.all_gone()
+
+
+async def test_ctrl_c_ends_the_workers_without_a_traceback_and_the_seed_is_on_no_command_line(
+    nursery: trio.Nursery,
+) -> None:
+    workers = await Workers.start(nursery, 1)
+    (pid,) = workers.pids
+    command, environment = (Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+    assert not re.search(rb"[0-9a-f]{64}", command)
+    assert command.endswith(b"workers.py\0--work\0")
+    assert environment == Path(f"/proc/{workers.process.pid}/environ").read_bytes()
+    workers.process.send_signal(signal.SIGINT)
+    assert await workers.end() == (0, "")
+    assert workers.all_gone()
 
 
 # --- the scripts -----------------------------------------------------------------------------------------------
