@@ -1,8 +1,10 @@
 """Wire: the one place that writes to a transport, and what a cancelled write does to it.
 
-Wire              any Trio stream: a cancelled write tears it
-SocketWire        a socket, which says how much it took: a cancelled write has lost nothing
-DescriptorWire    the same by its descriptor, where the system has such: the way of most connections
+    Wire              any Trio stream: a cancelled write tears it
+    SocketWire        a socket, which says how much it took: a cancelled write has lost nothing
+    DescriptorWire    the same by its descriptor, where the system has such: the way of most connections
+
+Each is the session's one way out: what is queued is written in order, by whoever is there.
 """
 
 from __future__ import annotations
