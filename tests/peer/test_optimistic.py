@@ -223,3 +223,22 @@ async def test_a_large_request_waits_until_it_is_welcome() -> None:
         nursery.start_soon(connection.request, "double/1", bytes(16_000))
         assert len((await hand.hear_record())[1]) < 100
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("round_", range(5))
+async def test_two_who_ask_each_other_at_once_are_both_answered_over_one_connection(round_: int) -> None:
+    ada, bob = two_peers()
+    answers: dict[str, bytes] = {}
+    async with ada, bob:
+        at_ada, at_bob = await echoing(ada), await echoing(bob)
+
+        async def ask(peer: Peer, invite: str, question: bytes) -> None:
+            stream = await peer.open_stream(invite, "echo/1", question)
+            answers[invite] = await stream.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, ada, at_bob, b"bob?")
+            nursery.start_soon(ask, bob, at_ada, b"ada?")
+        assert answers == {at_bob: b"bob?", at_ada: b"ada?"}
+        assert len(ada.connections) == len(bob.connections) == 1
+        await ada.aclose(finish=0)
