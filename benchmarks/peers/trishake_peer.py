@@ -33,9 +33,17 @@ class TrishakePeer:
     streams = STREAMS
     failures = (DialError,)
 
-    def __init__(self, suite: str, address: str = "tcp://127.0.0.1:0", *, optimistic: bool = False) -> None:
+    def __init__(
+        self,
+        suite: str,
+        address: str = "tcp://127.0.0.1:0",
+        limits: Limits = LIMITS,
+        *,
+        optimistic: bool = False,
+    ) -> None:
         """address: where it listens. optimistic: whether a question goes along with the dial."""
         self._address = address
+        self._limits = limits
         self._optimistic = optimistic
         self.name = f"trishake peer {suite}"
         self._suites = SUITES[suite]
@@ -45,11 +53,15 @@ class TrishakePeer:
         bob, adas = Identity.generate(), [Identity.generate() for _ in range(dialers)]
         async with AsyncExitStack() as block:
             dialing = [
-                await block.enter_async_context(Peer(ada, trust=only(bob.id), suites=self._suites, limits=LIMITS))
+                await block.enter_async_context(
+                    Peer(ada, trust=only(bob.id), suites=self._suites, limits=self._limits)
+                )
                 for ada in adas
             ]
             trust = only(*(ada.id for ada in adas))
-            peer = await block.enter_async_context(Peer(bob, trust=trust, suites=self._suites, limits=LIMITS))
+            peer = await block.enter_async_context(
+                Peer(bob, trust=trust, suites=self._suites, limits=self._limits)
+            )
             place = _Place(peer, dialing, optimistic=self._optimistic)
             peer.handle(PROTOCOL, place.handle)
             place.invite = Address.parse((await peer.listen(self._address)).invite)
@@ -92,6 +104,9 @@ class _End:
 
     async def accept_stream(self) -> Stream:
         return await self._streams.receive()
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
 
 
 if __name__ == "__main__":
