@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -347,3 +347,34 @@ async def test_whoever_comes_between_the_end_of_a_turn_and_the_next_waits_behind
             await wait_all_tasks_blocked()
         await come("who comes now")
     assert order == ["who waits"] * 2 + ["who comes now"] * 2
+
+
+@dataclass
+class Opened:
+    """What `objection` asks of a connection."""
+
+    role: Role
+    opened_at: float
+    is_open: bool = True
+
+
+@pytest.mark.parametrize(
+    ("kept", "objects"),
+    [
+        ([Opened(Role.INITIATOR, 1), Opened(Role.INITIATOR, 7)], True),
+        ([Opened(Role.INITIATOR, 7), Opened(Role.RESPONDER, 8)], True),
+        ([Opened(Role.INITIATOR, 7), Opened(Role.INITIATOR, 8, is_open=False)], True),
+        ([Opened(Role.INITIATOR, 1), Opened(Role.INITIATOR, 5)], False),  # before it began, or as it did
+        ([Opened(Role.INITIATOR, 1), Opened(Role.RESPONDER, 7)], False),
+    ],
+)
+async def test_a_dial_of_ours_that_has_crossed_theirs_is_found_among_older_and_newer_ones(
+    kept: list[Any], objects: bool
+) -> None:
+    ours, theirs = sorted((ADA.id, BOB.id), key=lambda id_: id_.key, reverse=True)
+    registry = Registry(ours, Limits(connections_per_identity=9), lambda *_: None)
+    registry._connections[theirs] = kept
+    objection = await registry.objection(theirs, since=5)
+    assert (objection is not None) == objects
+    if objection is not None:
+        assert objection.reason is VerdictCode.CROSSING
