@@ -37,7 +37,7 @@ _COLUMNS: Final = 3
 def draw(report: dict[str, Any], path: Path) -> None:
     """report: as the runner makes it. path: without a suffix; the folder is made if need be."""
     results = report["results"]
-    peers = list(next(iter(results.values())))
+    peers = _peers(results)
     rows = math.ceil(len(results) / _COLUMNS)
     mpl.rcParams.update({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "trishake"})
     figure, axes = plt.subplots(
@@ -50,7 +50,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
         facecolor="white",  # also on a dark page
     )
     for panel, (measurement, found) in zip(axes.flat, results.items(), strict=False):
-        _draw_panel(panel, measurement, found)
+        _draw_panel(
+            panel, measurement, [(found[peer], peer, row) for row, peer in enumerate(peers) if peer in found]
+        )
     for panel in list(axes.flat)[len(results) :]:
         panel.set_visible(False)
     axes[0][0].set_yticks(range(len(peers)), peers)
@@ -72,10 +74,22 @@ def draw(report: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_panel(panel: Axes, measurement: str, found: dict[str, dict[str, Any]]) -> None:
-    """A dot at the median, a line from the least to the most; the scale is logarithmic."""
+def _peers(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Those of all measurements; the variants, which have few, behind the peer before them in their own."""
+    peers: list[str] = []
+    for found in results.values():
+        before = -1
+        for peer in found:
+            if peer not in peers:
+                peers.insert(before + 1, peer)
+            before = peers.index(peer)
+    return peers
+
+
+def _draw_panel(panel: Axes, measurement: str, found: list[tuple[dict[str, Any], str, int]]) -> None:
+    """found: (figures, peer, row). A dot at the median, a line from the least to the most, logarithmic."""
     unit, better = "", ""
-    for row, (peer, line) in enumerate(found.items()):
+    for line, peer, row in found:
         if "median" not in line:
             continue
         unit, better = line["unit"], "more" if line["more_is_better"] else "less"

@@ -310,7 +310,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
             if self._violated or session.receiving is not Direction.OPEN or session.state is not State.OPEN:
                 return
             if session.has_data_to_send:
-                self._writer.flush_soon()
+                self._writer.flush()
             try:
                 data = await wire.receive(session.receive_room)
             except trio.BrokenResourceError as error:
@@ -432,7 +432,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
     def _ask(self) -> int:
         self._pings += 1
         self._session.ping(self._pings.to_bytes(PING_LENGTH, "big"))
-        self._writer.flush_soon()
+        self._writer.flush()
         return self._pings
 
     # --- ending -----------------------------------------------------------------------------------------
