@@ -278,8 +278,7 @@ class Session:
         if self._pong is not None:
             self._queue_record(RecordType.PING, self._pong.encode())
             self._pong = None
-        if self.streams is not None:
-            self._take_streams(self.streams)
+        self._take_streams()
         if not self._outbox:
             return b""
         parts: list[bytes] = []
@@ -649,11 +648,11 @@ class Session:
             return unsent
         return 0
 
-    def _take_streams(self, streams: Streams) -> None:
-        if unsent := self._unsent_of_streams:
+    def _take_streams(self) -> None:
+        if self.streams is not None and (unsent := self._unsent_of_streams):
             if self._machine.optimistic:
                 self._send_optimistic(unsent)
-            self._queue_data(streams.parts_to_send())
+            self._queue_data(self.streams.parts_to_send())
 
     @property
     def _optimistic_room(self) -> int:
@@ -668,8 +667,7 @@ class Session:
     def _send_close(self, close: Close) -> None:
         content = close.encode()
         kind = self._kind_of_close(close.code)
-        if self.streams is not None:
-            self._take_streams(self.streams)
+        self._take_streams()
         self._machine.record_sent(kind)
         if kind is Record.CLOSE:
             self._closing = True
@@ -709,8 +707,7 @@ class Session:
 
     def _close_after(self, error: RemoteProtocolError) -> None:
         self._pong = None
-        if self.streams is not None:
-            self._take_streams(self.streams)
+        self._take_streams()
         if self._machine.sending is not Direction.CLOSED:
             code = error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
             self._queue_record(RecordType.CLOSE, Close(code).encode())

@@ -142,9 +142,8 @@ class Streams:
         Raises LocalProtocolError if our half is finished, the stream is over, or it waits for our answer.
         """
         stream = self._answered(id_)
-        if stream.machine.sending is not Half.OPEN:
-            stream.machine.sent(Part.DATA)  # which it refuses
-        part = bytes(data if len(data) <= stream.send_window else data[: stream.send_window])
+        stream.machine.sent(Part.DATA)
+        part = bytes(data[: stream.send_window])
         if part:
             self._queue_data(stream, part)
         return len(part)
@@ -248,16 +247,15 @@ class Streams:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_frame(self, frame: MuxFrame) -> None:
-        if frame.type is MuxType.DATA:
-            self._read_data(frame)
-            return
         match frame.type:
+            case MuxType.DATA:
+                self._read_data(frame)
             case MuxType.WINDOW_UPDATE:
                 self._read_window_update(frame)
             case MuxType.PING:
                 if frame.flags & MuxFlag.SYN:
                     self._pong = frame.length  # the latest is answered, at most one is pending
-            case _:
+            case MuxType.GO_AWAY:
                 self._events.append(GoAwayReceived(frame.length))
 
     def _read_data(self, frame: MuxFrame) -> None:
@@ -367,18 +365,15 @@ class Streams:
 
     def _take(self, id_: int, stream: _Stream, part: bytes) -> None:
         """Bytes of a stream: first its greeting, then data."""
-        rest = part
         match stream.machine.state:
-            case StreamState.OPEN:
-                pass
             case StreamState.REFUSED:
                 return  # "discards what arrives"
             case StreamState.AWAIT_PROTOCOL:
                 rest = self._read_protocol(id_, stream, part)
             case StreamState.AWAIT_ANSWER:
                 rest = self._read_answer(id_, stream, part)
-            case StreamState.ASKED:
-                pass  # "its data may follow already"
+            case _:
+                rest = part
         if rest:
             self._events.append(DataReceived(rest, id_))
 
