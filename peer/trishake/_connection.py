@@ -38,7 +38,6 @@ from trishake_protocol import (
     Truncated,
     Wait,
     code_name,
-    escape,
 )
 from trishake_protocol.limits import MAX_STREAMS, PING_LENGTH
 from trishake_protocol.messages import Close
@@ -242,7 +241,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         try:
             await self._read_until_silent()
             if self._broken is not None:
-                self._transport_broke(self._broken)
+                self._finish(self._broken_by(self._broken))
             await self._say_last_words(_MOMENT if self._cut_short else self._limits.write_alert)
         except trio.Cancelled:
             if self._end is None:
@@ -314,7 +313,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
             try:
                 data = await wire.receive(session.receive_room)
             except trio.BrokenResourceError as error:
-                self._transport_broke(error)
+                self._finish(self._broken_by(error))
                 return
             self._heard = trio.current_time()
             if data:
@@ -366,7 +365,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
                     self._pongs = number
                     self._news.unpark_all()
             case CloseReceived(code, text):
-                self._closed_by_peer(code, text)
+                self._finish(self._closed_by(code, text))
             case _:
                 raise AssertionError(f"{event} on an open connection")
 
@@ -497,31 +496,14 @@ class Connection(Greeted, trio.abc.AsyncResource):
             )
         )
 
-    def _closed_by_peer(self, code: CloseCode | int, text: str | None) -> None:
-        said = f': "{escape(text)}"' if text else ""
-        self._finish(
-            ConnectionClosed(
-                f"{self.peer} closed the connection with {code_name(code)}{said}",
-                code=code,
-                text=text,
-                by_peer=True,
-            )
-        )
-
     def _breach(self, error: RemoteProtocolError) -> None:
-        """The other side broke the protocol, or was cut off; the session holds what it is told."""
-        cut = isinstance(error, Truncated)
-        code = None if cut else error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
-        self._violated = not cut
-        self._finish(ConnectionClosed(f"the connection to {self.peer} ended: {error}", code=code, by_peer=cut))
+        self._violated = not isinstance(error, Truncated)
+        self._finish(self._ended_by(error))
 
     def _write_failed(self, error: Exception) -> None:
         """Writing failed. What the other side said before it went is still read, for a while: it is the cause."""
         self._broken = error
         self._stop_reading(trio.current_time() + self._limits.write_alert)
-
-    def _transport_broke(self, error: Exception) -> None:
-        self._finish(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
 
     def _finish(self, end: ConnectionClosed) -> None:
         """It has ended, for this cause if it is the first: everybody who waits wakes."""

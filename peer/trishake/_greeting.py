@@ -37,6 +37,8 @@ from trishake_protocol import (
     UnexpectedIdentity,
     VerdictCode,
     Wait,
+    code_name,
+    escape,
 )
 from trishake_protocol import (
     Rejected as RejectedEvent,
@@ -45,6 +47,7 @@ from trishake_protocol import (
 from ._errors import (
     BadHandshake,
     Cause,
+    ConnectionClosed,
     DialError,
     NoResponse,
     Phase,
@@ -135,6 +138,23 @@ class Greeted:
         """32 bytes, the same on both sides and on no other connection (section 9)."""
         return self._session.channel_binding
 
+    def _closed_by(self, code: CloseCode | int, text: str | None) -> ConnectionClosed:
+        """The other side said CLOSE."""
+        said = f': "{escape(text)}"' if text else ""
+        return ConnectionClosed(
+            f"{self.peer} closed the connection with {code_name(code)}{said}", code=code, text=text, by_peer=True
+        )
+
+    def _ended_by(self, error: RemoteProtocolError) -> ConnectionClosed:
+        """The other side broke the protocol, or was cut off; the session holds what it is told."""
+        cut = isinstance(error, Truncated)
+        code = None if cut else error.reason if isinstance(error.reason, CloseCode) else CloseCode.PROTOCOL
+        return ConnectionClosed(f"the connection to {self.peer} ended: {error}", code=code, by_peer=cut)
+
+    def _broken_by(self, error: Exception) -> ConnectionClosed:
+        """The transport broke."""
+        return ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True)
+
     @property
     def suite(self) -> Suite:
         """The suite that the greeting used."""
@@ -201,8 +221,7 @@ class Greeter:
             self.wire.queue(self.session)
             if self.wire.pending and self._write_failure is None:
                 with self.reading_first():
-                    if not self.wire.write_now():
-                        await self.wire.flush()
+                    await self.wire.flush()
             if not await self.receive() and self._write_failure is not None:
                 raise self.no_response(Cause.RESET) from self._write_failure
         assert not isinstance(event, Wait)
@@ -384,7 +403,7 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
             greeter.progress(Step.SYN_SENT)
             greeter.wire.queue(session)
             with greeter.reading_first():
-                if not greeter.wire.write_now():
+                if not greeter.wire.write_now():  # as flush begins, a frame nearer to `dial`
                     await greeter.wire.flush()
             event = await greeter.next_event()
             assert isinstance(event, PeerIdentified)
@@ -433,8 +452,7 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
                 raise Untrusted(event.peer, decision)
             session.accept(seen=wire.address, text=decision.text)
             wire.queue(session)
-            if not wire.write_now():
-                await wire.flush()
+            await wire.flush()
             greeter.progress(Step.READY)
             return Meeting(event)
         raise greeter.late()

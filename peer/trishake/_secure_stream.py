@@ -29,10 +29,7 @@ from trishake_protocol import (
     Profile,
     RemoteProtocolError,
     Session,
-    Truncated,
     Wait,
-    code_name,
-    escape,
 )
 from trishake_protocol.limits import MAX_RECORD_CONTENT
 
@@ -156,7 +153,7 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
 
         He first gets what has arrived: the other side's last words may be among it.
         """
-        self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
+        self._fail(self._broken_by(error))
         self._read_until = trio.current_time() + self._limits.close
         self._wire.interrupt()
         return self._failure_now()
@@ -221,7 +218,7 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
                 if isinstance(event, CloseReceived):
                     self._close_received = event
                     if event.code is not CloseCode.NORMAL:
-                        self._fail(self._closed_by(event))
+                        self._fail(self._closed_by(event.code, event.text))
                 break
             # else it is a PONG: nobody waits for it
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -238,7 +235,7 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
                 raise self._failure_now() from None
             return
         except trio.BrokenResourceError as error:
-            self._fail(ConnectionClosed(f"the transport to {self.peer} broke: {error}", by_peer=True))
+            self._fail(self._broken_by(error))
             raise self._failure_now() from error
         self._drained = False
         if data:
@@ -284,29 +281,11 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
 
     async def _take_close(self, close: CloseReceived) -> None:
         if close.code is not CloseCode.NORMAL:
-            await self._end(self._closed_by(close))
-
-    def _closed_by(self, close: CloseReceived) -> ConnectionClosed:
-        text = f': "{escape(close.text)}"' if close.text else ""
-        return ConnectionClosed(
-            f"{self.peer} closed the connection with {code_name(close.code)}{text}",
-            code=close.code,
-            text=close.text,
-            by_peer=True,
-        )
+            await self._end(self._closed_by(close.code, close.text))
 
     async def _end_after(self, error: RemoteProtocolError) -> Exception:
         await self._end(self._ended_by(error))
         return self._failure_now()
-
-    def _ended_by(self, error: RemoteProtocolError) -> ConnectionClosed:
-        """The other side broke the protocol, or was cut off."""
-        cut = isinstance(error, Truncated)
-        return ConnectionClosed(
-            f"the connection to {self.peer} ended: {error}",
-            code=None if cut else CloseCode.PROTOCOL,
-            by_peer=cut,
-        )
 
     async def _end(self, closed: ConnectionClosed) -> None:
         """The other side ended it, one way or another: the sender wakes, and our CLOSE is written."""
