@@ -7,7 +7,9 @@
     │   ├── Rejected                by the other side: .reason, .text, .retry_after, .authenticated
     │   └── Refused                 by us: .reason
     │       ├── WrongIdentity       .expected, .actual
+    │       │   └── ChangedIdentity .name, .path, .line: who was there before
     │       ├── Untrusted           .verdict: what our policy said
+    │       ├── SigningFailed       our own key, held elsewhere, did not sign
     │       └── BadHandshake        they broke the protocol, or someone between us did
     ├── ConnectionClosed            .code, .text, .by_peer; also a trio.BrokenResourceError
     ├── StreamError                 a stream that was not opened, or has not lasted; .peer, .protocol
@@ -19,6 +21,8 @@
     ├── BadMessage                  .what: why what came is no message
     ├── RequestFailed               .kind, .text, .peer, .by_peer
     ├── InvalidAddress              also a ValueError
+    ├── BadFile                     of keys or of trust; .path, .line
+    │   └── WrongPassword           none was given, or not this one
     └── ProtocolError, InvalidPeerId        the core's (trishake_protocol.errors)
 
 Every message says what happened, to whom, at which step, and what to do next. The type tells the outcomes
@@ -28,6 +32,7 @@ apart; no caller need read the text.
 from __future__ import annotations
 
 import enum
+import shlex
 from typing import TYPE_CHECKING
 
 import trio
@@ -45,6 +50,8 @@ from trishake_protocol import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ._trust import Rejection
 
 
@@ -192,18 +199,45 @@ class WrongIdentity(Refused):
         self.peer = actual
 
 
+class ChangedIdentity(WrongIdentity):
+    """Somebody else answers now where a peer was known to be: it has a new key, or is not who it was.
+
+    name: what was dialed, as the file of known peers has it. path, line: where in that file.
+    """
+
+    def __init__(self, name: str, expected: PeerId, actual: PeerId, path: Path, line: int) -> None:
+        super().__init__(expected, actual)
+        self.name = name
+        self.path = path
+        self.line = line
+        self._text = (
+            f"THE IDENTITY AT {escape(name)} HAS CHANGED. Known is {expected} ({path}, line {line}), and {actual} "
+            "answered: the peer has a new key, or somebody else is in its place. Ask it over a channel you trust. "
+            f"If the new identity is right, forget the old one: trishake known forget {shlex.quote(name)}"
+        )
+
+
 class Untrusted(Refused):
     """Our own policy refused the peer, which had proved who it is. verdict: what the policy said."""
 
     def __init__(self, peer: PeerId, verdict: Rejection) -> None:
         text = f': "{escape(verdict.text)}"' if verdict.text else ""
+        advice = verdict.why or "Change the policy if it should."
         super().__init__(
-            verdict.reason,
-            f"our policy does not take {peer} ({code_name(verdict.reason)}{text}). "
-            "Change the policy if it should.",
+            verdict.reason, f"our policy does not take {peer} ({code_name(verdict.reason)}{text}). {advice}"
         )
         self.verdict = verdict
         self.peer = peer
+
+
+class SigningFailed(Refused):
+    """Our identity's key is held elsewhere, and did not sign our greeting. what: why not."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            VerdictCode.INTERNAL,
+            f"our own greeting was not signed: {what}. Check that who holds the key is there and unlocked.",
+        )
 
 
 class BadHandshake(Refused):
@@ -350,6 +384,25 @@ def _named(peer: PeerId | None) -> str:
 
 class InvalidAddress(TrishakeError, ValueError):
     """This text is no address or invite; the message says in what it fails."""
+
+
+class BadFile(TrishakeError):
+    """A file of keys, or of whom to trust, that cannot be used as it is. path: which; line: from 1, or None."""
+
+    def __init__(self, path: Path, what: str, advice: str = "", *, line: int | None = None) -> None:
+        super().__init__(path, what, advice, line)
+        self.path = path
+        self.line = line
+        self._what = what
+        self._advice = advice
+
+    def __str__(self) -> str:
+        where = f"{self.path}, line {self.line}" if self.line else str(self.path)
+        return f"{where}: {self._what}. {self._advice}".rstrip()
+
+
+class WrongPassword(BadFile):
+    """A key file is encrypted, and no password was given, or a wrong one."""
 
 
 _CAUSES = {

@@ -411,7 +411,7 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
             greeter.progress(Step.RESPONDER_VERIFIED)
             if isinstance(decision, Rejection):
                 session.reject()
-                raise Untrusted(event.peer, decision)
+                raise decision.refusal(event.peer)
             session.accept(optimistic=greeter.behind_ack is not None)
             if greeter.behind_ack is not None:
                 greeter.behind_ack()
@@ -449,7 +449,7 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
                 session.reject(
                     decision.reason, text=decision.text, retry_after=decision.retry_after, seen=wire.address
                 )
-                raise Untrusted(event.peer, decision)
+                raise decision.refusal(event.peer)
             session.accept(seen=wire.address, text=decision.text)
             wire.queue(session)
             await wire.flush()

@@ -13,6 +13,8 @@ from trishake_protocol.errors import FIRST_APPLICATION_VERDICT
 from trishake_protocol.limits import MAX_REFUSAL_TEXT
 from trishake_protocol.messages import Verdict
 
+from ._errors import Refused, Untrusted
+
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
@@ -62,11 +64,13 @@ class Rejection:
 
     reason: a VerdictCode, or the application's own from 0x8000 to 0xFFFF.
     text: for people, at most 256 bytes. retry_after: seconds.
+    why: for our own side only, of any length: what the error and the log say, and what to do. Never sent.
     """
 
     reason: VerdictCode | int = VerdictCode.POLICY
     text: str | None = None
     retry_after: int | None = None
+    why: str | None = None
 
     def __post_init__(self) -> None:
         if self.reason is VerdictCode.READY:
@@ -76,6 +80,15 @@ class Rejection:
         if isinstance(self.reason, int) and not FIRST_APPLICATION_VERDICT <= self.reason <= 0xFFFF:
             raise ValueError(f"an application's own reason is 0x8000 to 0xFFFF, got 0x{self.reason:04X}")
         Verdict(self.reason, self.retry_after, text=self.text).encode()
+
+    @property
+    def says_more(self) -> bool:
+        """Than that nobody knows the peer."""
+        return self.reason is not VerdictCode.IDENTITY_UNKNOWN or self.text is not None or self.why is not None
+
+    def refusal(self, peer: PeerId) -> Refused:
+        """The error that our own side raises, or hands to its observer."""
+        return Untrusted(peer, self)
 
 
 _log = logging.getLogger("trishake")
@@ -91,10 +104,17 @@ def accept(text: str | None = None) -> Acceptance:
 
 
 def reject(
-    reason: VerdictCode | int = VerdictCode.POLICY, text: str | None = None, *, retry_after: int | None = None
+    reason: VerdictCode | int = VerdictCode.POLICY,
+    text: str | None = None,
+    *,
+    retry_after: int | None = None,
+    why: str | None = None,
 ) -> Rejection:
-    """What a policy returns for a peer that is not. Raises ValueError for what no verdict can carry."""
-    return Rejection(reason, text, retry_after)
+    """What a policy returns for a peer that is not. Raises ValueError for what no verdict can carry.
+
+    why: what our own error and log say besides; it is never sent.
+    """
+    return Rejection(reason, text, retry_after, why)
 
 
 async def ask_policy(policy: Policy, introduction: Introduction, seconds: float) -> Decision:
@@ -142,6 +162,68 @@ def only(*peers: PeerId | str) -> Policy:
         return accept() if introduction.peer in welcome else reject(VerdictCode.IDENTITY_UNKNOWN)
 
     return only_these
+
+
+def blocked(*peers: PeerId | str) -> Policy:
+    """Everybody but these, who are told IDENTITY_BLOCKED. For use with others: `all_of(blocked(eve), known)`.
+
+    peers, errors: as for `only`.
+    """
+    unwelcome = frozenset(as_peer_id(peer) for peer in peers)
+
+    async def all_but_these(introduction: Introduction) -> Decision:
+        return reject(VerdictCode.IDENTITY_BLOCKED) if introduction.peer in unwelcome else accept()
+
+    return all_but_these
+
+
+def ask(callback: Callable[[Introduction], Awaitable[bool]]) -> Policy:
+    """Whoever the callback says yes to; who else comes is told POLICY.
+
+    It has `Limits.policy` seconds, and both sides' `Limits.greeting`: to ask a person, make all of them longer.
+    """
+
+    async def ask_it(introduction: Introduction) -> Decision:
+        return accept() if await callback(introduction) else reject()
+
+    return ask_it
+
+
+def all_of(*policies: Policy) -> Policy:
+    """Who is welcome to every one of these, asked in order until one rejects; that is the answer.
+
+    Put one that remembers, such as `KnownPeers`, last: it shall not remember whom another rejects.
+    """
+
+    async def all_of_these(introduction: Introduction) -> Decision:
+        decision: Decision = accept()
+        for policy in policies:
+            decision = await policy(introduction)
+            if isinstance(decision, Rejection):
+                break
+        return decision
+
+    return all_of_these
+
+
+def any_of(*policies: Policy) -> Policy:
+    """Who is welcome to one of these, asked in order until one accepts.
+
+    Where none does, the answer is the first that says more than IDENTITY_UNKNOWN, or else the first. Nobody is
+    welcome to none at all.
+    """
+
+    async def any_of_these(introduction: Introduction) -> Decision:
+        rejections: list[Rejection] = []
+        for policy in policies:
+            decision = await policy(introduction)
+            if isinstance(decision, Acceptance):
+                return decision
+            rejections.append(decision)
+        telling = (rejection for rejection in rejections if rejection.says_more)
+        return next(telling, rejections[0] if rejections else reject(VerdictCode.IDENTITY_UNKNOWN))
+
+    return any_of_these
 
 
 def shortened(text: str) -> str:

@@ -1,0 +1,165 @@
+"""Files of keys and of trust: read within bounds, written whole or not at all.
+
+They are small and on the local disk, and are read and written where they stand, not in a thread: Trio's virtual
+clock would run on while a thread works.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from ._errors import BadFile
+
+FilePath = str | os.PathLike[str]
+
+_LOCK_POLL: Final = 0.005
+"""Seconds between two looks at a lock that another holds; it is held for a few milliseconds."""
+
+Version = tuple[int, ...]
+"""What changes when a file does: device, inode, size, times."""
+
+
+def version_of(path: Path) -> Version | None:
+    """Which version of the file is there; None if there is none."""
+    try:
+        return _version(os.stat(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def read_file(path: Path, *, limit: int, others_may: str) -> tuple[bytes, Version]:
+    """All of a regular file of at most `limit` bytes, and which version of it that is.
+
+    others_may: what group and others may do with it at most: `read`, or `nothing` for a secret; as ssh does, a
+    file with wider rights is refused. A symbolic link is followed, the rights are those of what it leads to.
+    Raises FileNotFoundError if it is missing, BadFile for all else that is wrong with it.
+    """
+    try:
+        # Without O_NONBLOCK, to open a named pipe would wait for who writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise BadFile(path, f"it is {what}", "Give the path of a file.")
+        _check_rights(path, status.st_mode, others_may)
+        if status.st_size > limit:
+            raise BadFile(path, f"{status.st_size} bytes, the limit is {limit}", "Is it the right file?")
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+    if len(data) > limit:
+        raise BadFile(path, f"more than {limit} bytes", "Is it the right file?")
+    return data, _version(status)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a new file that nobody else may read (0600): all of it or nothing, and never over another one.
+
+    Raises FileExistsError if something is there already.
+    """
+    temporary = _write_beside(path, data, f".{os.getpid()}.new", 0o600)
+    try:
+        os.link(temporary, path)  # unlike a rename, it fails where something is
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, "there is a file already, which is not overwritten", str(path)) from None
+    finally:
+        temporary.unlink()
+    _sync_directory(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in the place of the one that is there, with the same rights, or as a new one (0600).
+
+    Who reads meanwhile, or after a crash, finds the old one or the new one, and never a part. To be called with
+    `locked`.
+    """
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        mode = 0o600
+    os.replace(_write_beside(path, data, ".new", mode), path)
+    _sync_directory(path.parent)
+
+
+@asynccontextmanager
+async def locked(path: Path) -> AsyncGenerator[None]:
+    """Be the only one who replaces this file, of all processes that lock it, until the block is left.
+
+    The lock is on a file beside it, `.lock`, which stays; the system gives it back when its holder dies.
+    """
+    import fcntl  # where there is none, files can still be read
+
+    descriptor = os.open(_beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await trio.sleep(_LOCK_POLL)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _write_beside(path: Path, data: bytes, suffix: str, mode: int) -> Path:
+    temporary = _beside(path, suffix)
+    with suppress(FileNotFoundError):
+        temporary.unlink()  # of one who was killed at this
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        temporary.unlink()
+        raise
+    return temporary
+
+
+def _sync_directory(directory: Path) -> None:
+    """So that the new name outlives a loss of power too."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_rights(path: Path, mode: int, others_may: str) -> None:
+    if os.name != "posix":
+        return
+    if others_may == "nothing" and mode & 0o077:
+        raise BadFile(path, f"others may use it: its mode is {mode & 0o777:04o}", f"Run: chmod 600 {path}")
+    if mode & 0o022:
+        raise BadFile(path, f"others may write it: its mode is {mode & 0o777:04o}", f"Run: chmod go-w {path}")
+
+
+def _version(status: os.stat_result) -> Version:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _unreadable(path: Path, error: OSError) -> BadFile:
+    return BadFile(path, f"it cannot be read: {error.strerror}", "Check the path and its rights.")
