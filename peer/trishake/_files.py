@@ -77,7 +77,9 @@ def create_file(path: Path, data: bytes) -> None:
     try:
         os.link(temporary, path)  # unlike a rename, it fails where something is
     except FileExistsError:
-        raise FileExistsError(errno.EEXIST, "there is a file already, which is not overwritten", str(path)) from None
+        raise FileExistsError(
+            errno.EEXIST, "there is a file already, which is not overwritten", str(path)
+        ) from None
     finally:
         temporary.unlink()
     _sync_directory(path.parent)

@@ -25,6 +25,8 @@ from trishake_protocol import (
     ForeignProtocol,
     Greeting,
     GreetingRefused,
+    Identity,
+    LocalProtocolError,
     PeerId,
     PeerIdentified,
     RemoteProtocolError,
@@ -53,11 +55,13 @@ from ._errors import (
     Phase,
     Refused,
     Rejected,
+    SigningFailed,
     Untrusted,
     WrongIdentity,
 )
 from ._limits import Limits
 from ._observer import Observer, Progress, Step
+from ._signer import Signer
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, ask_policy, reject
 from ._wire import Wire
 
@@ -178,6 +182,7 @@ class Greeter:
         session: Session,
         wire: Wire,
         *,
+        identity: Identity | Signer,
         trust: Policy,
         limits: Limits,
         observer: Observer,
@@ -187,6 +192,7 @@ class Greeter:
     ) -> None:
         self.session = session
         self.wire = wire
+        self.identity = identity
         self.trust = trust
         self.limits = limits
         self.observer = observer
@@ -261,6 +267,28 @@ class Greeter:
             return objection
         return decision
 
+    async def sign(self) -> None:
+        """Have our greeting signed, where its key is held elsewhere."""
+        greeting = self.session.to_sign
+        if greeting is None:
+            return
+        assert isinstance(self.identity, Signer)
+        try:
+            # The signer may be the application's own: what it raises is its failure, and ends this greeting only.
+            try:
+                signature = await self.identity.sign(greeting)
+                self.session.sign(signature)
+            except SigningFailed:
+                raise
+            except LocalProtocolError as error:
+                raise SigningFailed(str(error)) from error
+            except Exception as error:  # noqa: BLE001
+                raise SigningFailed(f"its signer failed ({type(error).__name__}: {error})") from error
+        except SigningFailed:
+            if self.session.role is Role.INITIATOR:
+                self.session.reject()
+            raise
+
     # --- ending -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -294,6 +322,8 @@ class Greeter:
         session = self.session
         if session.state in (State.AWAIT_SYN, State.AWAIT_ACK):
             session.refuse(AlertCode.GOING_AWAY if self.leaving else AlertCode.TIMEOUT)
+        elif session.state is State.SIGNING:
+            session.refuse(AlertCode.GOING_AWAY if self.leaving else AlertCode.BUSY)
         elif session.state is State.PEER_IDENTIFIED:
             session.reject(VerdictCode.SHUTTING_DOWN if self.leaving else VerdictCode.POLICY_TIMEOUT)
         elif session.state is State.OPEN:  # READY may be on its way: what follows it is no end without CLOSE
@@ -349,6 +379,8 @@ class Greeter:
             return Refused(reason, "this peer is closing")
         if self.overtaken:
             return Refused(VerdictCode.CROSSING, "the other side has dialed us meanwhile, and its dial is kept")
+        if self.session.state is State.SIGNING:
+            return SigningFailed("the time was up")
         if deciding and self.identified is not None:
             return Untrusted(self.identified.peer, reject(VerdictCode.POLICY_TIMEOUT))
         return self.no_response(Cause.TIMEOUT)
@@ -413,6 +445,7 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
                 session.reject()
                 raise decision.refusal(event.peer)
             session.accept(optimistic=greeter.behind_ack is not None)
+            await greeter.sign()
             if greeter.behind_ack is not None:
                 greeter.behind_ack()
             greeter.phase = Phase.VERDICT
@@ -440,6 +473,7 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
             assert isinstance(event, SynReceived)
             greeter.scope.deadline = greeter.started + greeter.limits.greeting
             greeter.phase = Phase.ACK
+            await greeter.sign()
             greeter.progress(Step.SYN_ACK_SENT)
             event = await greeter.next_event()
             assert isinstance(event, PeerIdentified)

@@ -45,6 +45,7 @@ from ._listener import Listener
 from ._messages import MAX_SIZE, RequestFunction, answer, check_max_size
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
+from ._signer import Signer
 from ._statistics import Statistics, Tally
 from ._stream import Stream
 from ._tcp import Tcp
@@ -80,7 +81,7 @@ class Peer:
 
     def __init__(
         self,
-        identity: Identity,
+        identity: Identity | Signer,
         *,
         trust: Policy = anyone,
         network: Network | None = None,
@@ -551,6 +552,7 @@ class Peer:
         return Greeter(
             session,
             wire,
+            identity=self._identity,
             trust=trust,
             limits=self._limits,
             observer=self._tally,

@@ -45,6 +45,7 @@ from ._greeting import (
 )
 from ._limits import Limits
 from ._observer import Observer
+from ._signer import Signer
 from ._transport import OneCaller
 from ._trust import Policy, anyone, as_peer_id
 from ._version import AGENT
@@ -376,7 +377,7 @@ class SecureStream(Greeted, trio.abc.HalfCloseableStream):
 
 async def initiate(
     stream: trio.abc.Stream,
-    identity: Identity,
+    identity: Identity | Signer,
     *,
     expect: PeerId | str | None = None,
     optimistic: bytes = b"",
@@ -401,7 +402,7 @@ async def initiate(
     expected = None if expect is None else as_peer_id(expect)
     check_optimistic(optimistic)
     session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
-    greeter = _greeter(stream, session, trust, limits, observer)
+    greeter = _greeter(stream, session, identity, trust, limits, observer)
     if optimistic:
         greeter.behind_ack = partial(session.send, optimistic)
     meeting = await greet_as_initiator(greeter)
@@ -410,7 +411,7 @@ async def initiate(
 
 async def respond(
     stream: trio.abc.Stream,
-    identity: Identity,
+    identity: Identity | Signer,
     *,
     trust: Policy = anyone,
     network: Network | None = None,
@@ -427,7 +428,7 @@ async def respond(
     """
     profile = _profile(network, suites, agent, app)
     session = Session.responder(identity, profile, now=unix_time())
-    greeter = _greeter(stream, session, trust, limits, observer)
+    greeter = _greeter(stream, session, identity, trust, limits, observer)
     meeting = await greet_as_responder(greeter)
     return SecureStream(session, greeter.wire, meeting, greeter.limits)
 
@@ -453,12 +454,18 @@ def _public_profile(
 
 
 def _greeter(
-    stream: trio.abc.Stream, session: Session, trust: Policy, limits: Limits | None, observer: Observer | None
+    stream: trio.abc.Stream,
+    session: Session,
+    identity: Identity | Signer,
+    trust: Policy,
+    limits: Limits | None,
+    observer: Observer | None,
 ) -> Greeter:
     wire = Wire.over(stream)
     return Greeter(
         session,
         wire,
+        identity=identity,
         trust=trust,
         limits=limits or Limits(),
         observer=observer or Observer(),

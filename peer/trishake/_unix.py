@@ -26,9 +26,15 @@ _KNOCK_AGAIN: Final = 0.05
 
 
 class Unix(Transport):
-    """A Unix socket. Who may dial is a matter of the file's mode, which is what the umask gives it."""
+    """A Unix socket. Who may dial is a matter of the file's mode: by default, what the umask gives it.
+
+    mode: of the files of sockets to listen at; 0o600 lets in nobody but ourselves.
+    """
 
     schemes = ("unix",)
+
+    def __init__(self, *, mode: int | None = None) -> None:
+        self._mode = mode
 
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.SocketStream:
         """A connected socket. Raises OSError."""
@@ -54,6 +60,8 @@ class Unix(Transport):
         socket = trio.socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
         try:
             await socket.bind(address.path)
+            if self._mode is not None:
+                os.chmod(address.path, self._mode)  # before anybody can connect
             socket.listen(_BACKLOG)
             listener = _UnixListener(trio.SocketListener(socket), address.path)
         except BaseException:

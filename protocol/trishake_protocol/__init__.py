@@ -45,7 +45,7 @@ from .events import (
 )
 from .foreign import foreign_protocol
 from .greeting import Profile, UnexpectedIdentity
-from .identity import Identity, PeerId
+from .identity import GreetingToSign, Identity, PeerId, PublicIdentity
 from .messages import Greeting
 from .network import Network
 from .patterns import PRIVATE_SUITES, PUBLIC_SUITES, Role, Suite
@@ -69,6 +69,7 @@ __all__ = [
     "GoAwayReceived",
     "Greeting",
     "GreetingRefused",
+    "GreetingToSign",
     "Identity",
     "InvalidPeerId",
     "LocalProtocolError",
@@ -78,6 +79,7 @@ __all__ = [
     "PongReceived",
     "Profile",
     "ProtocolError",
+    "PublicIdentity",
     "Reason",
     "Rejected",
     "RemoteProtocolError",

@@ -19,12 +19,12 @@ class Wait(enum.Enum):
     """Nothing to hand out now."""
 
     NEED_DATA = "bytes from the other side are needed"
-    PAUSED = "the peer is identified; accept or reject it"
+    PAUSED = "the application is asked: to accept or reject the peer, or to sign"
 
 
 @dataclass(frozen=True, slots=True)
 class SynReceived:
-    """Responder: a well-formed preface and SYN came, and SYN-ACK is in `data_to_send` (steps 2 and 3)."""
+    """Responder: a well-formed preface and SYN came; SYN-ACK is in `data_to_send` once it is signed (2 and 3)."""
 
     suite: Suite
 

@@ -1,10 +1,11 @@
 """One greeting under way: Noise, what each side says within it, and the order in which that is checked.
 
     initiator                      responder
-    start()        ── SYN ──▶      read_preface(), read_syn()
-    open(); verify() ◀ SYN-ACK ──  write_syn_ack()
-    write_ack()    ── ACK ──▶      open(); verify()
-    transport()                    transport()
+    start()          ── SYN ──▶      read_preface(), read_syn()
+    open(); verify() ◀ SYN-ACK ──    compose(), signed; write()
+    compose(), signed; write()
+                     ── ACK ──▶      open(); verify()
+    transport()                      transport()
 
 Whatever is wrong with what the other side sent is raised as GreetingRefused, with the code that section 7 has
 for it. Sections 5 to 7 of the specification.
@@ -15,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .errors import AlertCode, GreetingRefused, InvalidPeerId, VerdictCode
-from .identity import GreetingContext, Identity, PeerId
+from .identity import GreetingContext, GreetingToSign, Identity, PeerId, PublicIdentity
 from .limits import EXPIRY_ALLOWANCE, MAX_EXTENSION, SIGNATURE_LENGTH, VERSION
 from .messages import Greeting, GreetingTemplate, Preface, decode_greeting_payload, encode_greeting_payload
 from .network import Network
@@ -121,7 +122,7 @@ class Handshake:
     def __init__(
         self,
         role: Role,
-        identity: Identity,
+        identity: Identity | PublicIdentity,
         profile: Profile,
         *,
         now: int,
@@ -140,6 +141,7 @@ class Handshake:
         self._preface: Preface | None = None
         self._noise: HandshakeState | None = None
         self._peer: PeerId | None = None
+        """The other side, once it is verified; so in SYN-ACK it is not named yet."""
 
     # --- initiator --------------------------------------------------------------------------------------
 
@@ -164,10 +166,6 @@ class Handshake:
         noise = self._started()
         assert noise.e is not None
         return noise.e.public
-
-    def write_ack(self) -> bytes:
-        """ACK's body: the first thing that names the initiator."""
-        return self._started().write_message(lambda h: self._compose(h, responder=self._peer))
 
     # --- responder --------------------------------------------------------------------------------------
 
@@ -202,14 +200,21 @@ class Handshake:
             return noise.re
         raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, "the SYN does not open: another key, name or tag")
 
-    def write_syn_ack(self) -> bytes:
-        """SYN-ACK's body (steps 7 and 8)."""
+    # --- either side ------------------------------------------------------------------------------------
+
+    def compose(self) -> GreetingToSign:
+        """Do the DH and KEM of SYN-ACK (steps 7 and 8) or ACK, and say what is to be signed in it."""
         try:
-            return self._started().write_message(lambda h: self._compose(h, responder=None))
+            h = self._started().begin_message()
         except HandshakeError as error:
             raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, str(error)) from None
+        record = self._profile.record(self.role, self._identity.id.key, time=self._now)
+        context = GreetingContext(self.role, h, self._identity.static_key.public, self._peer)
+        return GreetingToSign(context, record)
 
-    # --- either side ------------------------------------------------------------------------------------
+    def write(self, greeting: GreetingToSign, signature: bytes) -> bytes:
+        """The body of SYN-ACK or ACK, which is the first thing that names the initiator."""
+        return self._started().end_message(encode_greeting_payload(greeting.record, signature))
 
     def open(self, body: bytes) -> bytes:
         """The payload of the other side's SYN-ACK or ACK (step 1 of a greeting, and its AEAD)."""
@@ -269,11 +274,6 @@ class Handshake:
             psks=psks,
             kem=self._kem,
         )
-
-    def _compose(self, h: bytes, responder: PeerId | None) -> bytes:
-        record = self._profile.record(self.role, self._identity.id.key, time=self._now)
-        context = GreetingContext(self.role, h, self._identity.static_key.public, responder)
-        return encode_greeting_payload(record, self._identity.sign_greeting(context, record))
 
     def _refuse_downgrade(self, greeting: Greeting) -> None:
         """Step 8: is this the best that both sides say, under their signatures, that they can?"""

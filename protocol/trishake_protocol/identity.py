@@ -7,7 +7,8 @@ import binascii
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from .errors import InvalidPeerId
+from .errors import GreetingRefused, InvalidPeerId, LocalProtocolError
+from .messages import Greeting
 from .patterns import Role
 from .primitives import SHA256, Ed25519PrivateKey, KeyPair, verify_ed25519
 
@@ -113,6 +114,66 @@ class GreetingContext(NamedTuple):
 
     def verify(self, peer: PeerId, record: bytes, signature: bytes) -> bool:
         return verify_ed25519(peer.key, signature, self.to_be_signed(record))
+
+
+_TEXT_START: Final = b"\x20" * 64 + b"trishake/1 "
+
+
+class GreetingToSign(NamedTuple):
+    """A greeting that waits for its signature: the only text that an identity ever signs (section 6)."""
+
+    context: GreetingContext
+    record: bytes
+
+    @property
+    def text(self) -> bytes:
+        """The bytes to be signed, with Ed25519 as it is (no prehash)."""
+        return self.context.to_be_signed(self.record)
+
+    def verify(self, signer: PeerId, signature: bytes) -> bool:
+        return self.context.verify(signer, self.record, signature)
+
+    @classmethod
+    def parse(cls, text: bytes, signer: PeerId) -> GreetingToSign:
+        """For who holds a key and is asked, from elsewhere, to sign: whether this is a greeting of its owner.
+
+        signer: the identity whose key it is. Raises LocalProtocolError for any other text.
+        """
+        for role in Role:
+            start = _TEXT_START + role.value.encode() + b" identity\x00"
+            if text.startswith(start):
+                break
+        else:
+            raise LocalProtocolError("this text is no greeting of Trishake's: it is not signed")
+        rest = text[len(start) :]
+        named = int.from_bytes(rest[64:66], "big")
+        if len(rest) < 66 + named or named != (32 if role is Role.INITIATOR else 0):
+            raise LocalProtocolError(
+                "this greeting is cut off, or names no responder where it must: it is not signed"
+            )
+        record = rest[66 + named :]
+        try:
+            responder = PeerId(rest[66 : 66 + named]) if named else None
+            said = Greeting.decode(record, role)
+        except (InvalidPeerId, GreetingRefused) as error:
+            raise LocalProtocolError(f"this greeting is not signed: {error}") from None
+        if said.id != signer.key:
+            raise LocalProtocolError("this greeting is another identity's: it is not signed")
+        return cls(GreetingContext(role, rest[:32], rest[32:64], responder), record)
+
+
+class PublicIdentity:
+    """Who we are, where the private key is held elsewhere: the session asks for each signature.
+
+    id: the peer id. static_key: the X25519 key of Noise that stands for it in this process, as for `Identity`.
+    """
+
+    def __init__(self, id_: PeerId, static_key: KeyPair | None = None) -> None:
+        self.id: Final = id_
+        self.static_key: Final = static_key or KeyPair()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

@@ -161,6 +161,7 @@ class HandshakeState:
         self._psk_handshake = pattern.psk
         self._messages = pattern.messages
         self._next = 0
+        self._begun = bytearray()
         self._symmetric = SymmetricState(protocol_name.encode(), hash_, cipher)
         self._symmetric.mix_hash(prologue)
 
@@ -182,14 +183,25 @@ class HandshakeState:
         payload: the bytes, or a function that makes them from h, as a signature over the transcript must.
         Raises HandshakeError if the other side's DH or KEM key is none.
         """
-        buffer = bytearray()
+        h = self.begin_message()
+        return self.end_message(payload(h) if callable(payload) else payload)
+
+    def begin_message(self) -> bytes:
+        """Do all of the next message but its payload. Returns h, which a signature in the payload covers.
+
+        `end_message` is next. Raises HandshakeError as `write_message` does.
+        """
+        self._begun = bytearray()
         for token in self._messages[self._next]:
-            self._WRITE[token](self, buffer)
+            self._WRITE[token](self, self._begun)
         self.payload_h = self.h
-        plaintext = payload(self.h) if callable(payload) else payload
-        buffer += self._symmetric.encrypt_and_hash(plaintext)
+        return self.h
+
+    def end_message(self, payload: bytes) -> bytes:
+        """The message that was begun, with this payload."""
+        message = bytes(self._begun) + self._symmetric.encrypt_and_hash(payload)
         self._next += 1
-        return bytes(buffer)
+        return message
 
     def read_message(self, message: bytes) -> bytes:
         """The payload of the next message. Raises HandshakeError if anything in it is wrong."""

@@ -47,7 +47,7 @@ from .events import (
 )
 from .foreign import foreign_protocol, may_become_known
 from .greeting import Handshake, Profile
-from .identity import Identity, PeerId
+from .identity import GreetingToSign, Identity, PeerId, PublicIdentity
 from .messages import (
     Alert,
     Close,
@@ -64,7 +64,13 @@ from .records import RECORD_BOUNDS, RECORD_OVERHEAD, FrameHeader, RecordReader, 
 from .states import Direction, Input, Machine, Record, State
 from .streams import Streams
 
-_PEER_UNKNOWN: Final = {State.AWAIT_SYN, State.AWAIT_SYN_ACK, State.AWAIT_ACK, State.PEER_IDENTIFIED}
+_PEER_UNKNOWN: Final = {
+    State.AWAIT_SYN,
+    State.SIGNING,
+    State.AWAIT_SYN_ACK,
+    State.AWAIT_ACK,
+    State.PEER_IDENTIFIED,
+}
 """The states in which no more than HANDSHAKE_BUFFER is kept."""
 
 
@@ -82,10 +88,15 @@ class Session:
     """One end of one connection. Made by `Session.initiator` or `Session.responder`."""
 
     def __init__(
-        self, handshake: Handshake, profile: Profile, is_own_dial: Callable[[bytes], bool] = _not_own_dial
+        self,
+        handshake: Handshake,
+        identity: Identity | PublicIdentity,
+        profile: Profile,
+        is_own_dial: Callable[[bytes], bool] = _not_own_dial,
     ) -> None:
         self._machine = Machine(handshake.role)
         self._handshake = handshake
+        self._identity = identity
         self._profile = profile
         self._is_own_dial = is_own_dial
 
@@ -97,6 +108,8 @@ class Session:
         self._outbox: list[bytes | tuple[RecordType, Sequence[bytes | memoryview]]] = []
         """Frames in clear, and records with their content in parts."""
         self._pong: Ping | None = None
+        self._to_sign: GreetingToSign | None = None
+        self._optimistic = False  # whether the application asked for it, when it accepted
         self._sent_optimistically = 0
         self._closing = False  # we closed for good: DATA that crosses our CLOSE is discarded (section 9)
 
@@ -116,7 +129,7 @@ class Session:
     @classmethod
     def initiator(
         cls,
-        identity: Identity,
+        identity: Identity | PublicIdentity,
         profile: Profile,
         *,
         now: int,
@@ -136,7 +149,7 @@ class Session:
         handshake = Handshake(
             Role.INITIATOR, identity, profile, now=now, expected=expected, kem=kem, ephemeral=ephemeral
         )
-        session = cls(handshake, profile)
+        session = cls(handshake, identity, profile)
         preface, syn = handshake.start(profile.suite(suite))
         session._outbox.append(preface)
         session._queue_frame(FrameType.SYN, syn)
@@ -145,7 +158,7 @@ class Session:
     @classmethod
     def responder(
         cls,
-        identity: Identity,
+        identity: Identity | PublicIdentity,
         profile: Profile,
         *,
         now: int,
@@ -159,7 +172,7 @@ class Session:
             is still under way (section 7, step 6). now, kem, ephemeral: as for `initiator`.
         """
         handshake = Handshake(Role.RESPONDER, identity, profile, now=now, kem=kem, ephemeral=ephemeral)
-        return cls(handshake, profile, is_own_dial)
+        return cls(handshake, identity, profile, is_own_dial)
 
     def __repr__(self) -> str:
         return f"<Session {self.role.value}, {self._machine.state.value}>"
@@ -259,7 +272,7 @@ class Session:
                 state = self._machine.state
                 if state is State.OPEN:
                     event = self._next_while_open()
-                elif state is State.PEER_IDENTIFIED:
+                elif state is State.PEER_IDENTIFIED or state is State.SIGNING:
                     return Wait.PAUSED
                 elif state is State.ENDED:
                     return Wait.NEED_DATA
@@ -306,13 +319,30 @@ class Session:
         """
         if self.role is Role.INITIATOR:
             self._machine.decide(Input.ACCEPT)
-            self._machine.optimistic = optimistic
-            self._queue_frame(FrameType.ACK, self._handshake.write_ack())
-            self._take_transport()
+            self._optimistic = optimistic
+            self._compose()
         else:
             verdict = Verdict(VerdictCode.READY, seen=seen, text=text).encode()
             self._machine.decide(Input.ACCEPT)
             self._queue_record(RecordType.VERDICT, verdict)
+
+    @property
+    def to_sign(self) -> GreetingToSign | None:
+        """Our greeting, while it waits for `sign`: where the identity's private key is held elsewhere."""
+        return self._to_sign
+
+    def sign(self, signature: bytes) -> None:
+        """Send our greeting (SYN-ACK or ACK) under this signature, 64 bytes, over `to_sign.text`.
+
+        Raises LocalProtocolError if none is wanted; or if it is not the identity's, which nobody is shown: the
+        session goes on waiting, for another one, `refuse` (responder) or `reject` (initiator).
+        """
+        greeting = self._to_sign
+        if greeting is None:
+            raise LocalProtocolError(f"no greeting waits for a signature: the session is {self.state.value}")
+        if not greeting.verify(self._identity.id, signature):
+            raise LocalProtocolError(f"this is no signature of {self._identity.id} over its greeting")
+        self._send_greeting(greeting, signature)
 
     def reject(
         self,
@@ -324,6 +354,7 @@ class Session:
     ) -> None:
         """Refuse the identified peer, and end. A responder tells it why; an initiator sends ALERT ABORTED.
 
+        An initiator may do so too while its greeting waits for a signature, a responder may then `refuse`.
         reason: a VerdictCode, or the application's own from 0x8000. retry_after: seconds.
         Raises LocalProtocolError unless PAUSED, ValueError where the verdict cannot be sent.
         """
@@ -513,9 +544,8 @@ class Session:
         self._syn_opened = True
         if self._is_own_dial(ephemeral_key):
             raise GreetingRefused(VerdictCode.SELF, "this SYN is of a dial of our own")
-        syn_ack = self._handshake.write_syn_ack()
         self._machine.receive(Input.SYN)
-        self._queue_frame(FrameType.SYN_ACK, syn_ack)
+        self._compose()
         assert self.suite is not None
         return SynReceived(self.suite)
 
@@ -603,6 +633,25 @@ class Session:
         return None
 
     # --- writing ----------------------------------------------------------------------------------------
+
+    def _compose(self) -> None:
+        """Our greeting: signed and sent at once where we have the key, and else when somebody has signed it."""
+        greeting = self._handshake.compose()
+        if isinstance(self._identity, Identity):
+            self._send_greeting(greeting, self._identity.sign_greeting(*greeting))
+        else:
+            self._to_sign = greeting
+
+    def _send_greeting(self, greeting: GreetingToSign, signature: bytes) -> None:
+        self._to_sign = None
+        body = self._handshake.write(greeting, signature)
+        self._machine.decide(Input.SIGNED)
+        if self.role is Role.INITIATOR:
+            self._queue_frame(FrameType.ACK, body)
+            self._take_transport()
+            self._machine.optimistic = self._optimistic
+        else:
+            self._queue_frame(FrameType.SYN_ACK, body)
 
     def _take_transport(self) -> None:
         """The handshake is finished: the two directions, and the channel binding."""

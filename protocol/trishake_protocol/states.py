@@ -3,19 +3,22 @@
 Theory of operation. A session is first a greeting, then two directions.
 
 The greeting is one machine a role. Its inputs are what arrives (SYN, SYN_ACK, ACK, ALERT, and the VERDICT as
-READY or REJECTION) and what the application decides (ACCEPT, REJECT, REFUSE):
+READY or REJECTION) and what the application does (ACCEPT, REJECT, REFUSE, SIGNED):
 
     initiator                                        responder
 
     AWAIT_SYN_ACK ──ALERT──────────▶ ENDED           AWAIT_SYN ──ALERT, REFUSE──────▶ ENDED
         │ SYN_ACK                                        │ SYN
-    PEER_IDENTIFIED ──REJECT───────▶ ENDED           AWAIT_ACK ──ALERT, REFUSE──────▶ ENDED
-        │ ACCEPT                                         │ ACK
+    PEER_IDENTIFIED ──REJECT───────▶ ENDED           SIGNING ──REFUSE───────────────▶ ENDED
+        │ ACCEPT                                         │ SIGNED
+    SIGNING ──REJECT───────────────▶ ENDED           AWAIT_ACK ──ALERT, REFUSE──────▶ ENDED
+        │ SIGNED                                         │ ACK
     AWAIT_VERDICT ──ALERT, REJECTION▶ ENDED          PEER_IDENTIFIED ──REJECT───────▶ ENDED
         │ READY                                          │ ACCEPT
       OPEN                                             OPEN
 
-PEER_IDENTIFIED is the pause in which the application decides; nothing that arrives is read before it has.
+PEER_IDENTIFIED is the pause in which the application decides, SIGNING the one in which the holder of the private
+key signs, and no pause where the session holds it; nothing that arrives is read meanwhile.
 
 An open session is two directions, and each ends on its own: FINISH is CLOSE with code NORMAL where there are
 no streams (a half-close), CLOSE any other. The same table serves what we send and what we receive.
@@ -55,6 +58,7 @@ class _Named(enum.Enum):
 
 class State(_Named):
     AWAIT_SYN = "waiting for SYN"
+    SIGNING = "waiting for the signature of our own greeting"
     AWAIT_SYN_ACK = "waiting for SYN-ACK"
     AWAIT_ACK = "waiting for ACK"
     PEER_IDENTIFIED = "the peer is identified, and neither accepted nor rejected yet"
@@ -74,6 +78,7 @@ class Input(_Named):
     ACCEPT = "accept"
     REJECT = "reject"
     REFUSE = "refuse"
+    SIGNED = "sign"
 
 
 class Direction(_Named):
@@ -119,7 +124,8 @@ class Part(_Named):
 GREETING: Final = {
     Role.INITIATOR: {
         State.AWAIT_SYN_ACK: {Input.SYN_ACK: State.PEER_IDENTIFIED, Input.ALERT: State.ENDED},
-        State.PEER_IDENTIFIED: {Input.ACCEPT: State.AWAIT_VERDICT, Input.REJECT: State.ENDED},
+        State.PEER_IDENTIFIED: {Input.ACCEPT: State.SIGNING, Input.REJECT: State.ENDED},
+        State.SIGNING: {Input.SIGNED: State.AWAIT_VERDICT, Input.REJECT: State.ENDED},
         State.AWAIT_VERDICT: {
             Input.READY: State.OPEN,
             Input.REJECTION: State.ENDED,
@@ -130,10 +136,11 @@ GREETING: Final = {
     },
     Role.RESPONDER: {
         State.AWAIT_SYN: {
-            Input.SYN: State.AWAIT_ACK,
+            Input.SYN: State.SIGNING,
             Input.ALERT: State.ENDED,
             Input.REFUSE: State.ENDED,
         },
+        State.SIGNING: {Input.SIGNED: State.AWAIT_ACK, Input.REFUSE: State.ENDED},
         State.AWAIT_ACK: {
             Input.ACK: State.PEER_IDENTIFIED,
             Input.ALERT: State.ENDED,

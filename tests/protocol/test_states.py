@@ -23,7 +23,7 @@ from trishake_protocol.states import (
 )
 
 ARRIVES = (Input.SYN, Input.SYN_ACK, Input.ACK, Input.ALERT, Input.READY, Input.REJECTION)
-DECIDED = (Input.ACCEPT, Input.REJECT, Input.REFUSE)
+DECIDED = (Input.ACCEPT, Input.REJECT, Input.REFUSE, Input.SIGNED)
 MOVES = [(role, state, input_) for role in Role for state in GREETING[role] for input_ in Input]
 
 RECORDS = list(product(Direction, Record))
