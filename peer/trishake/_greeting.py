@@ -282,7 +282,7 @@ class Greeter:
                 raise
             except LocalProtocolError as error:
                 raise SigningFailed(str(error)) from error
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 raise SigningFailed(f"its signer failed ({type(error).__name__}: {error})") from error
         except SigningFailed:
             if self.session.role is Role.INITIATOR:
