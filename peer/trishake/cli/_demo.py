@@ -6,10 +6,10 @@ his invite to her, and draws what both report, a JSON object a line, in the orde
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -19,10 +19,12 @@ import trio
 
 from trishake_protocol import Identity
 
-from ._observer import Observer, Progress, Step
-from ._peer import Peer
-from ._stream import Stream
-from ._trust import only
+from .._observer import Observer, Progress, Step
+from .._peer import Peer
+from .._stream import Stream
+from .._trust import only
+from ._outcomes import ExitCode
+from ._output import Output
 
 _TIME_LIMIT: Final = 30
 """Seconds for the whole demo; on a working machine it takes one, most of it Python's own start."""
@@ -106,7 +108,7 @@ class _Actor:
 
     @classmethod
     async def start(cls, name: str) -> _Actor:
-        command = [sys.executable, "-m", "trishake._demo", name]
+        command = [sys.executable, "-m", "trishake.cli._demo", name]
         return cls(name, await trio.lowlevel.open_process(command, stdin=-1, stdout=-1))
 
     async def reports(self) -> AsyncIterator[dict[str, Any]]:
@@ -208,9 +210,9 @@ async def _demo() -> bool:
     return False
 
 
-def run_demo() -> int:
-    """The exit code: 0 if the two peers met and talked."""
-    return os.EX_OK if trio.run(_demo) else 1
+def run(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    """OK if the two peers met and talked."""
+    return ExitCode.OK if trio.run(_demo) else ExitCode.FAILED
 
 
 if __name__ == "__main__":

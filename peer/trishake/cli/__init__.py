@@ -1,0 +1,23 @@
+"""The command line: `trishake COMMAND`; what each takes is in _arguments.py, what each does in the module it names.
+
+Every command ends with an exit code that says what came of it: see `ExitCode` in _outcomes.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from importlib import import_module
+from typing import cast
+
+from ._arguments import Command, parse_arguments
+from ._output import Output, run_command
+
+
+def main() -> None:
+    """Parse the arguments, run the command, and exit with its code."""
+    arguments = parse_arguments()
+    output = Output(as_json=arguments.json)
+    module, name = arguments.run
+    command = cast("Command", getattr(import_module(module, __name__), name))
+    sys.exit(run_command(partial(command, arguments, output), output))

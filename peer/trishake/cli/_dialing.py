@@ -1,0 +1,170 @@
+"""`trishake dial` and `trishake ping`: greet a peer, and say what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import trio
+
+from trishake_protocol import PeerId, escape
+
+from .._addresses import Address
+from .._connection import Connection
+from .._errors import Untrusted
+from .._known_peers import KnownPeers
+from .._limits import Limits
+from .._peer import Peer
+from .._trust import Introduction, Policy, anyone
+from ._identities import open_identity
+from ._known import known_peers_path
+from ._networks import network_of
+from ._outcomes import ExitCode, UsageError
+from ._output import Output, table
+
+_PING_TIMEOUT = 5
+"""Seconds for the answer to a ping."""
+
+
+def dial(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    trio.run(_dial, arguments, output)
+    return ExitCode.OK
+
+
+async def _dial(arguments: argparse.Namespace, output: Output) -> None:
+    async with _connected(arguments, output) as greeted:
+        connection = greeted.connection
+        rows: dict[str, object | None] = {
+            "peer": str(connection.peer),
+            "address": connection.address,
+            "session": connection.session_id.hex(),
+            "suite": str(connection.suite),
+            "agent": None if connection.greeting.agent is None else escape(connection.greeting.agent),
+            "says": None if connection.welcome is None else escape(connection.welcome),
+            "seen as": connection.seen,
+        }
+        facts = {name.replace(" ", "_"): value for name, value in rows.items()}
+        output.result(
+            {"outcome": "accepted", **facts, "milliseconds": round(greeted.milliseconds, 3)},
+            "accepted\n" + table({**rows, "time": f"{greeted.milliseconds:.1f} ms"}, indent="  "),
+        )
+
+
+def ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    if arguments.count < 1 or arguments.interval < 0:
+        raise UsageError("at least one ping, and no negative interval")
+    return trio.run(_ping, arguments, output)
+
+
+async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    times: list[float] = []
+    async with _connected(arguments, output) as greeted:
+        connection = greeted.connection
+        output.result(
+            {"outcome": "accepted", "peer": str(connection.peer), "milliseconds": round(greeted.milliseconds, 3)},
+            f"{connection.peer}\naccepted in {greeted.milliseconds:.1f} ms",
+        )
+        for number in range(1, arguments.count + 1):
+            milliseconds = None
+            with trio.move_on_after(_PING_TIMEOUT):
+                milliseconds = await connection.ping() * 1000
+                times.append(milliseconds)
+            answer = "no answer" if milliseconds is None else f"{milliseconds:.2f} ms"
+            output.result({"ping": number, "milliseconds": milliseconds}, f"{number}: {answer}")
+            if number < arguments.count:
+                await trio.sleep(arguments.interval)
+    lost = arguments.count - len(times)
+    if times:
+        least, median, most = min(times), statistics.median(times), max(times)
+        output.result(
+            {"pings": arguments.count, "lost": lost, "least": least, "median": median, "most": most},
+            f"{arguments.count} pings, {lost} lost; "
+            f"least, median, most: {least:.2f}, {median:.2f}, {most:.2f} ms",
+        )
+    return ExitCode.NO_RESPONSE if lost else ExitCode.OK
+
+
+# --- meeting --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Greeted:
+    connection: Connection
+    milliseconds: float
+
+
+@dataclass
+class _Stranger:
+    """Who answered at an address that we know nothing of; noted, so that a person can be asked without haste."""
+
+    peer: PeerId | None = None
+
+    async def note(self, introduction: Introduction) -> bool:
+        self.peer = introduction.peer
+        return False
+
+
+@asynccontextmanager
+async def _connected(arguments: argparse.Namespace, output: Output) -> AsyncGenerator[_Greeted]:
+    """Dial the invite; where it names nobody and nobody is known there, ask, and dial again."""
+    address = Address.parse(arguments.invite)
+    stranger = _Stranger()
+    trust = _policy(arguments, address, stranger)
+    identity = await open_identity(arguments, output)
+    async with Peer(identity, trust=trust, network=network_of(arguments), limits=_limits(arguments)) as peer:
+        try:
+            greeted = await _timed_dial(peer, address)
+        except Untrusted:
+            if stranger.peer is None or not _is_welcome(stranger.peer, address, output):
+                raise
+            await KnownPeers(known_peers_path(arguments)).remember(address.endpoint, stranger.peer)
+            greeted = await _timed_dial(peer, replace(address, peer=stranger.peer))
+        async with greeted.connection:
+            yield greeted
+
+
+async def _timed_dial(peer: Peer, address: Address) -> _Greeted:
+    started = trio.current_time()
+    connection = await peer.dial(address)
+    return _Greeted(connection, (trio.current_time() - started) * 1000)
+
+
+def _policy(arguments: argparse.Namespace, address: Address, stranger: _Stranger) -> Policy:
+    path = known_peers_path(arguments)
+    match arguments.trust:
+        case "anyone":
+            return anyone
+        case "strict":
+            return KnownPeers(path, strict=True)
+        case "accept-new":
+            return KnownPeers(path)
+        case _:  # whoever the invite names has proved it already, before any policy is asked
+            return anyone if address.peer is not None else KnownPeers(path, ask=stranger.note)
+
+
+def _is_welcome(stranger: PeerId, address: Address, output: Output) -> bool:
+    """Ask whoever sits there."""
+    output.note(f"Nobody is known yet at {address.endpoint}. Who answers there is")
+    output.note(f"{stranger}\n{stranger.fingerprint}")
+    if output.as_json or not sys.stdin.isatty():
+        output.note(
+            "Nobody can be asked here: use an invite that names the peer, or --trust accept-new, if you accept "
+            "whoever answers first."
+        )
+        return False
+    print(stranger.picture(), file=sys.stderr)
+    print("Is that the one, and shall it be remembered? [yes/no] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() == "yes"
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    seconds: float | None = arguments.timeout
+    if seconds is None:
+        return Limits()
+    if not seconds > 0:
+        raise UsageError("--timeout takes a number of seconds above 0")
+    return Limits(connect=seconds, greeting=seconds)

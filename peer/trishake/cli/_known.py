@@ -1,0 +1,41 @@
+"""`trishake known`: whom we know, and where they answered."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import trio
+
+from .._known_peers import KnownPeer, KnownPeers
+from ._arguments import home
+from ._outcomes import ExitCode
+from ._output import Output
+
+
+def known_peers_path(arguments: argparse.Namespace) -> Path:
+    path: Path | None = arguments.known
+    return path or home() / "known_peers"
+
+
+def list_known(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    known = KnownPeers(known_peers_path(arguments))
+    for entry in known.peers():
+        output.result(_facts(entry), f"{entry.peer}  {entry.name}")
+    for problem in known.problems:
+        output.note(str(problem))
+    return ExitCode.FAILED if known.problems else ExitCode.OK
+
+
+def forget(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    known = KnownPeers(known_peers_path(arguments))
+    forgotten = trio.run(known.forget, arguments.who)
+    for entry in forgotten:
+        output.result(_facts(entry), f"forgotten: {entry.peer}  {entry.name}")
+    if not forgotten:
+        output.note(f"Nothing is known of {arguments.who} in {known.path}.")
+    return ExitCode.OK if forgotten else ExitCode.FAILED
+
+
+def _facts(entry: KnownPeer) -> dict[str, object]:
+    return {"name": entry.name, "peer": str(entry.peer), "line": entry.line, "comment": entry.comment}

@@ -1,0 +1,135 @@
+"""What came of a command, as an exit code and as words and facts."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from trishake_protocol import InvalidPeerId, TrishakeError, code_name
+
+from .._errors import (
+    BadFile,
+    ConnectionClosed,
+    DialError,
+    InvalidAddress,
+    NoResponse,
+    Rejected,
+    Untrusted,
+    WrongIdentity,
+    WrongPassword,
+)
+
+
+class ExitCode(enum.IntEnum):
+    """One for each outcome, the same for every command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_RESPONSE = 3
+    REJECTED = 4
+    WRONG_IDENTITY = 5
+    UNTRUSTED = 6
+    NOT_GREETED = 7
+    INTERRUPTED = 130
+
+
+MEANINGS: Final = {
+    ExitCode.OK: "accepted; or simply done",
+    ExitCode.FAILED: "a file or the system stood in the way",
+    ExitCode.USAGE: "bad usage",
+    ExitCode.NO_RESPONSE: "no response",
+    ExitCode.REJECTED: "the other side rejected us",
+    ExitCode.WRONG_IDENTITY: "somebody else answered than was dialed, or was known there",
+    ExitCode.UNTRUSTED: "our own policy refused who answered",
+    ExitCode.NOT_GREETED: "the greeting broke: a fault, an attack, or a key that did not sign",
+    ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
+}
+"""Shown by `trishake --help`."""
+
+
+class UsageError(TrishakeError):
+    """The arguments make no sense together, or not here."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command failed. facts: for machines."""
+
+    code: ExitCode
+    text: str
+    facts: dict[str, object]
+
+
+def outcome_of(error: Exception) -> Outcome | None:
+    """None for an error that no user can do anything about: a bug, which is to be seen whole."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    match error:
+        case DialError():
+            return Outcome(_code_of(error), str(error), _facts_of(error))
+        case ConnectionClosed():
+            return Outcome(ExitCode.NO_RESPONSE, str(error), {"outcome": "connection closed"})
+        case UsageError() | InvalidAddress() | InvalidPeerId():
+            return Outcome(ExitCode.USAGE, str(error), {"outcome": "bad usage"})
+        case WrongPassword():
+            text = f"{error} Type it, where this is a terminal, or say --passphrase-file FILE."
+            return Outcome(ExitCode.FAILED, text, {"outcome": "failed", "path": str(error.path)})
+        case BadFile():
+            facts: dict[str, object] = {"outcome": "failed", "path": str(error.path), "line": error.line}
+            return Outcome(ExitCode.FAILED, str(error), facts)
+        case TrishakeError() | OSError() | ImportError():
+            return Outcome(ExitCode.FAILED, str(error), {"outcome": "failed"})
+        case _:
+            return None
+
+
+def _code_of(error: DialError) -> ExitCode:
+    match error:
+        case NoResponse():
+            return ExitCode.NO_RESPONSE
+        case Rejected():
+            return ExitCode.REJECTED
+        case WrongIdentity():
+            return ExitCode.WRONG_IDENTITY
+        case Untrusted():
+            return ExitCode.UNTRUSTED
+        case _:
+            return ExitCode.NOT_GREETED
+
+
+_NAMES: Final = {
+    ExitCode.NO_RESPONSE: "no response",
+    ExitCode.REJECTED: "rejected",
+    ExitCode.WRONG_IDENTITY: "wrong identity",
+    ExitCode.UNTRUSTED: "refused by policy",
+    ExitCode.NOT_GREETED: "not greeted",
+}
+
+
+def _facts_of(error: DialError) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "outcome": _NAMES[_code_of(error)],
+        "address": error.address,
+        "peer": None if error.peer is None else str(error.peer),
+        "session": None if error.session_id is None else error.session_id.hex(),
+        "retryable": error.retryable,
+    }
+    match error:
+        case NoResponse():
+            facts |= {"phase": str(error.phase), "cause": str(error.cause), "protocol": error.protocol}
+        case Rejected():
+            facts |= {
+                "reason": code_name(error.reason),
+                "text": error.text,
+                "retry_after": error.retry_after,
+                "authenticated": error.authenticated,
+            }
+        case WrongIdentity():
+            facts |= {"expected": str(error.expected), "actual": str(error.actual)}
+        case Untrusted():
+            facts |= {"reason": code_name(error.reason)}
+        case _:
+            pass
+    return facts

@@ -1,0 +1,83 @@
+"""Several processes that listen at one port, each with its own event loop (`trishake listen --workers`)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket as stdlib_socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Never
+
+import trio
+
+from .._addresses import Address
+from .._errors import InvalidAddress
+from ._identities import load_identity
+from ._outcomes import ExitCode, UsageError
+from ._output import Output, run_command
+
+Listen = Callable[..., Awaitable[None]]
+
+
+def run_workers(arguments: argparse.Namespace, output: Output, listen: Listen) -> ExitCode:
+    """Fork them, and wait until all have ended: when we are told to, or when one of them has ended."""
+    if not hasattr(os, "fork"):
+        raise UsageError("--workers needs a system that can fork")
+    address = Address.parse(arguments.address)
+    if address.scheme != "tcp":
+        raise InvalidAddress(f"'{address}': only tcp:// can be shared by several processes")
+    if arguments.agent is None and arguments.signer is None:
+        load_identity(arguments, output)  # made once, and its passphrase asked for once, before there are several
+    ends, lifeline = os.pipe()
+    with _reserve(address) as reserved:
+        arguments.address = str(Address(address.host, reserved.getsockname()[1]))
+        workers: set[int] = set()
+        for number in range(arguments.workers):
+            worker = os.fork()
+            if worker == 0:
+                os.close(lifeline)
+                _work(partial(listen, arguments, output, ends=ends, quiet=number > 0), output)
+            workers.add(worker)
+        return _wait_for(workers, lifeline)
+
+
+def _reserve(address: Address) -> stdlib_socket.socket:
+    """A socket that holds the port for all of them, and does not listen itself."""
+    family, kind, protocol, _, where = stdlib_socket.getaddrinfo(
+        address.host, address.port, type=stdlib_socket.SOCK_STREAM
+    )[0]
+    reserved = stdlib_socket.socket(family, kind, protocol)
+    reserved.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEPORT, 1)
+    reserved.bind(where)
+    return reserved
+
+
+def _work(listen: Callable[[], Awaitable[None]], output: Output) -> Never:
+    """The life of a worker; it never returns into the code of the one it was forked from."""
+    code = ExitCode.FAILED
+    try:
+        code = run_command(partial(trio.run, listen), output)
+    finally:
+        os._exit(code)
+
+
+def _wait_for(workers: set[int], lifeline: int) -> ExitCode:
+    """They leave when the lifeline is cut: by us, or because we are no more."""
+    held = [lifeline]
+
+    def cut(*_: object) -> None:
+        while held:
+            os.close(held.pop())
+
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, cut)
+    code = ExitCode.OK
+    while workers:
+        worker, status = os.wait()
+        workers.discard(worker)
+        if os.waitstatus_to_exitcode(status) and not code:
+            code = ExitCode.FAILED
+        cut()
+    return code
