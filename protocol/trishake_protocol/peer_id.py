@@ -45,8 +45,6 @@ _SSH_HEADER: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
 _MULTICODEC_ED25519: Final = b"\xed\x01"
 _MULTICODEC_NAMES: Final = {
     b"\xe7\x01": "secp256k1",
-    b"\xea\x01": "BLS12-381",
-    b"\xeb\x01": "BLS12-381",
     b"\xec\x01": "X25519",
     b"\x80\x24": "P-256",
     b"\x81\x24": "P-384",
@@ -80,7 +78,7 @@ class _Spelling(NamedTuple):
     meant: dict[str, str]
 
     def check(self, text: str, *, any_length: bool = False) -> str:
-        """What follows the prefix. Raises InvalidPeerId for another length, and for a character, which it names."""
+        """What follows the prefix. Raises InvalidPeerId for another length, or naming a foreign character."""
         complaints: list[str] = []
         if len(text) != self.length and not any_length:
             slip = {self.length - 1: ": one too few", self.length + 1: ": one too many"}.get(len(text), "")
@@ -348,7 +346,7 @@ def _key_of_multihash(raw: bytes) -> bytes:
     if raw.startswith(_MULTIHASH_SHA256):
         kind = "the SHA-256 of a key, most often an RSA key, and holds none"
     elif raw[:1] == b"\x00" and raw[2:4] in _LIBP2P_KEY_TYPES:
-        kind = f"of a {_LIBP2P_KEY_TYPES[raw[2:4]]} key"
+        kind = f"of type {_LIBP2P_KEY_TYPES[raw[2:4]]}"
     raise InvalidPeerId(f"a peer is an Ed25519 key, 12D3KooW…; this libp2p peer id is {kind}")
 
 
