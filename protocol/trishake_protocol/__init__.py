@@ -3,9 +3,10 @@
 General layout: a runtime drives one `Session` (session.py) a connection. Its states and moves are one
 table (states.py), what it reports are the events (events.py), what it sends and reads are the messages
 (messages.py) in frames and records (records.py). A greeting is made and verified in greeting.py, with who we
-are (identity.py) and where we meet (network.py). Underneath is Noise (noise.py) with its patterns and suites
-as data (patterns.py), on `cryptography` alone (primitives.py). Every number is in limits.py, every error and
-every code in errors.py. Nothing here imports Trio, opens a socket or a file, or reads a clock.
+are (identity.py), who the other is (peer_id.py) and where we meet (network.py). Underneath is Noise (noise.py)
+with its patterns and suites as data (patterns.py), on `cryptography` alone (primitives.py). Every number is in
+limits.py, every error and every code in errors.py. Nothing here imports Trio, opens a socket or a file, or reads
+a clock.
 """
 
 from .errors import (
@@ -45,10 +46,11 @@ from .events import (
 )
 from .foreign import foreign_protocol
 from .greeting import Profile, UnexpectedIdentity
-from .identity import GreetingToSign, Identity, PeerId, PublicIdentity
+from .identity import GreetingToSign, Identity, PublicIdentity
 from .messages import Greeting
 from .network import Network
 from .patterns import PRIVATE_SUITES, PUBLIC_SUITES, Role, Suite
+from .peer_id import PeerId, verification_code
 from .session import Session
 from .states import Direction, State
 from .streams import Streams
@@ -102,4 +104,5 @@ __all__ = [
     "code_name",
     "escape",
     "foreign_protocol",
+    "verification_code",
 ]

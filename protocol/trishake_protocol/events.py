@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import CloseCode, Reason
-from .identity import PeerId
 from .messages import Greeting
 from .patterns import Suite
+from .peer_id import PeerId
 
 
 class Wait(enum.Enum):

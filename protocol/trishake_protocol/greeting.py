@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .errors import AlertCode, GreetingRefused, InvalidPeerId, VerdictCode
-from .identity import GreetingContext, GreetingToSign, Identity, PeerId, PublicIdentity
+from .identity import GreetingContext, GreetingToSign, Identity, PublicIdentity
 from .limits import EXPIRY_ALLOWANCE, MAX_EXTENSION, SIGNATURE_LENGTH, VERSION
 from .messages import Greeting, GreetingTemplate, Preface, decode_greeting_payload, encode_greeting_payload
 from .network import Network
 from .noise import CipherState, HandshakeError, HandshakeState
 from .patterns import SUITES, Role, Suite
+from .peer_id import PeerId
 from .primitives import MLKEM768, Kem, KeyPair
 
 

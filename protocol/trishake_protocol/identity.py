@@ -1,91 +1,15 @@
-"""Who a peer is: an Ed25519 key, its public half as the peer id, the one text it ever signs (section 6)."""
+"""Who we are: an Ed25519 key, whose public half is the peer id, and the one text it ever signs (section 6)."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from .errors import GreetingRefused, InvalidPeerId, LocalProtocolError
 from .messages import Greeting
 from .patterns import Role
-from .primitives import SHA256, Ed25519PrivateKey, KeyPair, verify_ed25519
-
-_FIELD_PRIME: Final = 2**255 - 19
-
-_SMALL_ORDER: Final = frozenset(
-    bytes.fromhex(y)
-    for y in (
-        "0000000000000000000000000000000000000000000000000000000000000000",
-        "0100000000000000000000000000000000000000000000000000000000000000",
-        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
-        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    )
-)
-"""The y of the eight points of small order, in each of its encodings, without the sign bit."""
-
-_TEXT_VERSION: Final = b"\x01"
-_TEXT_LENGTH: Final = 56
-_CHECK_LENGTH: Final = 2
-
-
-def _check(key: bytes) -> bytes:
-    return SHA256.digest(b"trishake/1 peer id\x00" + _TEXT_VERSION + key)[:_CHECK_LENGTH]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PeerId:
-    """A peer's public key: 32 bytes, and a text of 56 characters that catches a slip of the pen.
-
-    Ordered by its bytes, unsigned. Raises InvalidPeerId if the key is not canonical or of small order.
-    A key on no point of the curve passes here; no signature is good under it (section 6).
-    """
-
-    key: bytes
-
-    def __post_init__(self) -> None:
-        if len(self.key) != 32:
-            raise InvalidPeerId(f"a peer id is 32 bytes, got {len(self.key)}")
-        y = self.key[:31] + bytes([self.key[31] & 0x7F])
-        if y in _SMALL_ORDER:
-            raise InvalidPeerId("this key is of small order: anyone could sign for it")
-        if int.from_bytes(y, "little") >= _FIELD_PRIME:
-            raise InvalidPeerId("this key is not in its canonical encoding")
-
-    @classmethod
-    def parse(cls, text: str) -> PeerId:
-        """Read the text form, in upper or lower case. Raises InvalidPeerId, saying what is wrong with it."""
-        if len(text) != _TEXT_LENGTH:
-            raise InvalidPeerId(f"a peer id has {_TEXT_LENGTH} characters, got {len(text)}")
-        try:
-            raw = base64.b32decode(text.encode("ascii").upper())
-        except (UnicodeEncodeError, binascii.Error):
-            raise InvalidPeerId("a peer id is made of the letters a to z and the digits 2 to 7") from None
-        version, key, check = raw[:1], raw[1:33], raw[33:]
-        if version != _TEXT_VERSION:
-            raise InvalidPeerId(f"a peer id of version {version[0]}; this software reads version 1")
-        if check != _check(key):
-            raise InvalidPeerId("a character of this peer id is wrong: its check characters do not fit")
-        return cls(key)
-
-    @property
-    def short(self) -> str:
-        """The first ten characters of the text form, for logs and prompts. Not enough to know a peer by."""
-        return str(self)[:10] + "…"
-
-    def __str__(self) -> str:
-        raw = _TEXT_VERSION + self.key + _check(self.key)
-        return base64.b32encode(raw).decode().lower()
-
-    def __bytes__(self) -> bytes:
-        return self.key
-
-    def __repr__(self) -> str:
-        return f"PeerId.parse({str(self)!r})"
+from .peer_id import PeerId
+from .primitives import Ed25519PrivateKey, KeyPair, verify_ed25519
 
 
 class GreetingContext(NamedTuple):

@@ -119,3 +119,6 @@ MAX_UNSENT_ANSWERS: Final = 1024
 
 An honest peer waits for the answers of MAX_STREAMS.
 """
+
+MAX_PEER_TEXT: Final = 1024
+"""Characters of a text that names a peer: an OpenSSH line with its comment; the other forms have 52 to 65."""

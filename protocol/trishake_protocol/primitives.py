@@ -1,4 +1,4 @@
-"""DH, KEM, AEAD and hash, all from `cryptography`. Nothing else in the core imports it.
+"""DH, KEM, AEAD, hash and the rest, all from `cryptography`. Nothing else in the core imports it.
 
 The names are those of the Noise specification, section 4, and of its hfs extension. A cipher or a hash is a
 row; the KEM is an object that is handed in, so that published vectors with a fixed encapsulation can be
@@ -31,6 +31,7 @@ __all__ = [
     "Kem",
     "KemKeyPair",
     "KeyPair",
+    "scrypt",
     "verify_ed25519",
 ]
 
@@ -176,3 +177,11 @@ def verify_ed25519(public: bytes, signature: bytes, message: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def scrypt(password: bytes, salt: bytes, *, n: int, r: int, p: int, length: int) -> bytes:
+    """`length` bytes, as RFC 7914 has it; takes 128 · n · r bytes of memory."""
+    # Not at the top: a greeting never needs it, and an import pays for what is at the top.
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+    return Scrypt(salt, length, n, r, p).derive(password)

@@ -47,7 +47,7 @@ from .events import (
 )
 from .foreign import foreign_protocol, may_become_known
 from .greeting import Handshake, Profile
-from .identity import GreetingToSign, Identity, PeerId, PublicIdentity
+from .identity import GreetingToSign, Identity, PublicIdentity
 from .messages import (
     Alert,
     Close,
@@ -59,6 +59,7 @@ from .messages import (
     encode_frame,
 )
 from .patterns import Role, Suite
+from .peer_id import PeerId
 from .primitives import MLKEM768, SHA256, Kem, KeyPair
 from .records import RECORD_BOUNDS, RECORD_OVERHEAD, FrameHeader, RecordReader, RecordWriter, frame_bounds
 from .states import Direction, Input, Machine, Record, State
