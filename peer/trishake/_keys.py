@@ -10,9 +10,8 @@ import binascii
 import functools
 import os
 import re
+import shlex
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self
 
@@ -21,7 +20,7 @@ from trishake_protocol import escape
 from trishake_protocol.primitives import Ed25519PrivateKey
 
 from ._errors import BadFile, WrongPassword
-from ._files import FilePath, create_file, read_file
+from ._files import FilePath, create_file, make_directory, read_file
 
 Password = str | bytes | Callable[[], str | bytes] | None
 """Text is taken as UTF-8. A function is asked once, and only if a password is needed."""
@@ -80,7 +79,7 @@ class Identity(trishake_protocol.Identity):
             pass
         if place.is_symlink():
             raise BadFile(place, "it is a symbolic link that leads nowhere", "Remove it, or make what it names.")
-        _make_directories(place.parent)
+        make_directory(place.parent)
         identity = cls.generate()
         try:
             identity.save(place, password=password)
@@ -168,13 +167,6 @@ def _public(path: Path, data: bytes) -> BadFile | None:
     return None
 
 
-def _make_directories(path: Path) -> None:
-    if not path.exists():
-        _make_directories(path.parent)
-        with suppress(FileExistsError):
-            path.mkdir(0o700)
-
-
 # --- the password ---------------------------------------------------------------------------------------
 
 
@@ -208,6 +200,8 @@ def _wrong_password(path: Path) -> WrongPassword:
 
 
 def _bcrypt_is_there() -> bool:
+    from importlib.util import find_spec
+
     return find_spec("bcrypt") is not None
 
 
@@ -412,15 +406,19 @@ def _openssh(path: Path, block: bytes, raw: bytes, password: Password) -> Ed2551
         raise BadFile(path, f"it is {name}", _NEEDED)
     encrypted = envelope.cipher != b"none"
     if encrypted and not _bcrypt_is_there():
-        advice = f"or decrypt it: ssh-keygen -p -N '' -f {path}"
+        advice = f"or decrypt it: ssh-keygen -p -N '' -f {shlex.quote(str(path))}"
         raise _lacks_bcrypt(path, "it is encrypted", advice)
     if encrypted and not 1 <= envelope.rounds <= _MOST_KDF_ROUNDS:
         what = f"its encryption asks for {envelope.rounds} rounds, the limit is {_MOST_KDF_ROUNDS}"
-        raise BadFile(path, what, f"Encrypt it anew: ssh-keygen -p -a {_KDF_ROUNDS} -f {path}")
+        raise BadFile(path, what, f"Encrypt it anew: ssh-keygen -p -a {_KDF_ROUNDS} -f {shlex.quote(str(path))}")
     key = _decrypted(block, _needed_password(path, password) if encrypted else None)
     if isinstance(key, _OfAnotherKind):
         what = f"it is encrypted with {escape(envelope.cipher[:40].decode(errors='replace'))}"
-        raise BadFile(path, f"{what}, which cannot be read here", f"Encrypt it anew: ssh-keygen -p -f {path}")
+        raise BadFile(
+            path,
+            f"{what}, which cannot be read here",
+            f"Encrypt it anew: ssh-keygen -p -f {shlex.quote(str(path))}",
+        )
     if key is None:
         raise _wrong_password(path) if encrypted else _damaged(path)
     if key.public_key().public_bytes_raw() != point:

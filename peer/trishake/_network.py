@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import os
-import secrets
 from pathlib import Path
 from typing import Final, Self
 
@@ -59,7 +58,7 @@ class Network(trishake_protocol.Network):
     @classmethod
     def new(cls, name: str, *, quiet: bool = False) -> Self:
         """A private network with a fresh random key. Raises ValueError for a name that is none."""
-        return cls(name, secrets.token_bytes(PSK_LENGTH), quiet)
+        return cls(name, os.urandom(PSK_LENGTH), quiet)
 
     @classmethod
     def load(cls, path: FilePath, *, quiet: bool = False) -> Self:
@@ -107,7 +106,7 @@ class Network(trishake_protocol.Network):
                 f"network {self.name!r} has {MAX_PSKS} keys, which is the most: end the last rotation first, "
                 "with with_first_key_only()"
             )
-        return dataclasses.replace(self, psk=(*self.psks, secrets.token_bytes(PSK_LENGTH)))
+        return dataclasses.replace(self, psk=(*self.psks, os.urandom(PSK_LENGTH)))
 
     def with_last_key_first(self) -> Self:
         """With the last key as the first, which is dialed with; the others are still taken. The second step.
@@ -190,10 +189,10 @@ def _parse(path: Path, data: bytes) -> tuple[str, tuple[bytes, ...]]:
     name: str | None = None
     keys: list[bytes] = []
     for number, line in enumerate(data.split(b"\n"), start=1):
-        word, _, rest = _text(path, line, number).strip().partition(" ")
-        rest = rest.strip()
-        if not word or word.startswith("#"):
+        text = _text(path, line, number).strip()
+        if not text or text.startswith("#"):
             continue
+        word, rest = (*text.split(maxsplit=1), "")[:2]
         if word == "name":
             if name is not None:
                 raise BadFile(path, "a second name", "A network has one: remove this line.", line=number)
