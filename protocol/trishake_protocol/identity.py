@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from .errors import GreetingRefused, InvalidPeerId, LocalProtocolError
 from .messages import Greeting
@@ -117,11 +117,11 @@ class Identity:
         object.__setattr__(self, "id", PeerId(self._private.public_key().public_bytes_raw()))
 
     @classmethod
-    def generate(cls) -> Identity:
+    def generate(cls) -> Self:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def from_seed(cls, seed: bytes, *, static_key: KeyPair | None = None) -> Identity:
+    def from_seed(cls, seed: bytes, *, static_key: KeyPair | None = None) -> Self:
         """The identity of a 32-byte Ed25519 seed (RFC 8032, 5.1.5). Raises ValueError for another length.
 
         static_key: for reproducible tests only; by default a fresh one.

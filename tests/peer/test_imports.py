@@ -19,11 +19,12 @@ PROTOCOL = Path(trishake_protocol.__file__).parent
 THIRD_PARTIES = {"trio"}
 """What `trishake` imports beside the core and the standard library: no cryptography."""
 THIRD_PARTIES_OF = {
+    "_keys": {"cryptography"},
     "_messages": {"msgpack"},
     "_tls": {"cryptography"},
     "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }
-"""And what one module alone does: values, a certificate, and the extra `websocket`."""
+"""And what one module alone does: key files, values, a certificate, and the extra `websocket`."""
 
 
 def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:
@@ -74,7 +75,14 @@ def test_the_testing_kit_imports_trio_and_the_standard_library_alone() -> None:
 
 
 def test_what_only_some_addresses_need_is_not_loaded_before() -> None:
-    dear = {"trio_websocket", "wsproto", "cryptography.x509", "trio.testing", "trishake.testing"}
+    dear = {
+        "trio_websocket",
+        "wsproto",
+        "cryptography.x509",
+        "cryptography.hazmat.primitives.serialization",
+        "trio.testing",
+        "trishake.testing",
+    }
     code = f"import sys, trishake; print(sorted({dear} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
