@@ -51,11 +51,13 @@ def read_file(path: Path, *, limit: int, others_may: str) -> tuple[bytes, Versio
         raise
     except OSError as error:
         raise _unreadable(path, error) from None
+    # Not os.fdopen yet: it fails at a directory, and leaves the descriptor open.
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise BadFile(path, f"it is {what}", "Give the path of a file.")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise BadFile(path, f"it is {what}", "Give the path of a file.")
         _check_rights(path, status.st_mode, others_may)
         if status.st_size > limit:
             raise BadFile(path, f"{status.st_size} bytes, the limit is {limit}", "Is it the right file?")
@@ -77,7 +79,9 @@ def create_file(path: Path, data: bytes) -> None:
     try:
         os.link(temporary, path)  # unlike a rename, it fails where something is
     except FileExistsError:
-        raise FileExistsError(errno.EEXIST, "there is a file already, which is not overwritten", str(path)) from None
+        raise FileExistsError(
+            errno.EEXIST, "there is a file already, which is not overwritten", str(path)
+        ) from None
     finally:
         temporary.unlink()
     _sync_directory(path.parent)
