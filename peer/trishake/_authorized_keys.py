@@ -220,8 +220,9 @@ class _Unusable(ValueError):
 
 
 def _shown(text: bytes) -> str:
-    cut = text[:_SHOWN]
-    return escape(cut.decode(errors="backslashreplace")) + ("…" if len(text) > _SHOWN else "")
+    # In ASCII: a blank that is none, or a letter of another alphabet, is what may be wrong.
+    shown = escape(text[:_SHOWN].decode("ascii", "backslashreplace"))
+    return shown + ("…" if len(text) > _SHOWN else "")
 
 
 def _line_of(peer: PeerId) -> str:
@@ -298,10 +299,12 @@ def _parse_key(word: bytes, key: bytes) -> PeerId:
     try:
         blob = binascii.a2b_base64(key, strict_mode=True)
     except binascii.Error:
-        raise _Unusable(f"the key is no base64: {_shown(key)}", _COPY_AGAIN) from None
+        blob = b""
+    if base64.b64encode(blob) != key:  # the strict mode lets some padding pass that says nothing
+        raise _Unusable(f"the key is no base64: {_shown(key)}", _COPY_AGAIN)
     if not blob.startswith(_KEY_HEAD) and not _KEY_HEAD.startswith(blob):
         type_ = blob[4 : 4 + int.from_bytes(blob[:4])]
-        raise _Unusable(f"the line says {_TYPE.decode()}, its key is of the type {_shown(type_)!r}", _COPY_AGAIN)
+        raise _Unusable(f"the line says {_TYPE.decode()}, its key is of the type '{_shown(type_)}'", _COPY_AGAIN)
     if len(blob) != _KEY_LENGTH:
         raise _Unusable(f"the key has {len(blob)} bytes, one of this type has {_KEY_LENGTH}", _COPY_AGAIN)
     try:
@@ -359,7 +362,7 @@ def _parse_time(text: str) -> float:
     """Seconds since 1970, from local time unless there is a Z."""
     found = _TIME.fullmatch(text)
     if found is None:
-        raise _Unusable(f"an expiry-time of {_shown(text.encode())!r}, its form is YYYYMMDD[HHMM[SS]][Z]")
+        raise _Unusable(f"an expiry-time of '{_shown(text.encode())}', its form is YYYYMMDD[HHMM[SS]][Z]")
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
     try:
         datetime(year, month, day, hour, minute, second)  # mktime would take the 32nd of May for the 1st of June
