@@ -159,7 +159,7 @@ def test_the_keys_are_those_that_ssh_keygen_finds(path: Path, openssh: Keys) -> 
         "# a comment",
         "",
         f"  \t{A}",
-        'from="*",environment="A=\\"b, c\\" d" \t ' + B,
+        'from="*",environment="A=\\"b, c\\" d" ' + B,  # several blanks there, sshd skips and ssh-keygen does not
         'permitopen="[::1]:22" ' + openssh.lines["ed25519"] + "\r",
         openssh.lines["rsa"],
         "ssh-ed25519 AAAA",
