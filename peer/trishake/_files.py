@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -77,7 +78,9 @@ def create_file(path: Path, data: bytes) -> None:
     try:
         os.link(temporary, path)  # unlike a rename, it fails where something is
     except FileExistsError:
-        raise FileExistsError(errno.EEXIST, "there is a file already, which is not overwritten", str(path)) from None
+        raise FileExistsError(
+            errno.EEXIST, "there is a file already, which is not overwritten", str(path)
+        ) from None
     finally:
         temporary.unlink()
     _sync_directory(path.parent)
@@ -87,13 +90,29 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a file in the place of the one that is there, with the same rights, or as a new one (0600).
 
     Who reads meanwhile, or after a crash, finds the old one or the new one, and never a part. To be called with
-    `locked`.
+    `locked`. A symbolic link is replaced, not followed: resolve it first.
     """
     try:
-        mode = stat.S_IMODE(os.stat(path).st_mode)
+        old = os.stat(path)
     except FileNotFoundError:
-        mode = 0o600
-    os.replace(_write_beside(path, data, ".new", mode), path)
+        temporary = _write_beside(path, data, ".new", 0o600)
+    else:
+        temporary = _write_beside(path, data, ".new", stat.S_IMODE(old.st_mode), (old.st_uid, old.st_gid))
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink()
+        raise
+    _sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, for us alone (0700); one that is there stays."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with suppress(FileExistsError):  # another process was quicker
+        path.mkdir(0o700)
     _sync_directory(path.parent)
 
 
@@ -105,30 +124,50 @@ async def locked(path: Path) -> AsyncGenerator[None]:
     """
     import fcntl  # where there is none, files can still be read
 
-    descriptor = os.open(_beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = _beside(path, ".lock")
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, lock):
                 break
-            except BlockingIOError:
-                await trio.sleep(_LOCK_POLL)
+        except BlockingIOError:
+            os.close(descriptor)
+            await trio.sleep(_LOCK_POLL)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        else:
+            os.close(descriptor)  # somebody has removed it meanwhile: others lock another file
+    try:
         yield
     finally:
+        # Closing is not enough where a fork within the block has a copy of the descriptor.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _write_beside(path: Path, data: bytes, suffix: str, mode: int) -> Path:
+def _write_beside(path: Path, data: bytes, suffix: str, mode: int, owner: tuple[int, int] | None = None) -> Path:
     temporary = _beside(path, suffix)
     with suppress(FileNotFoundError):
         temporary.unlink()  # of one who was killed at this
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if owner is not None:
+                with suppress(OSError):  # only root gives files away: what root mends stays its owner's
+                    os.fchown(descriptor, *owner)
             os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
@@ -152,9 +191,15 @@ def _check_rights(path: Path, mode: int, others_may: str) -> None:
     if os.name != "posix":
         return
     if others_may == "nothing" and mode & 0o077:
-        raise BadFile(path, f"others may use it: its mode is {mode & 0o777:04o}", f"Run: chmod 600 {path}")
+        raise BadFile(
+            path, f"others may use it: its mode is {mode & 0o777:04o}", f"Run: chmod 600 {shlex.quote(str(path))}"
+        )
     if mode & 0o022:
-        raise BadFile(path, f"others may write it: its mode is {mode & 0o777:04o}", f"Run: chmod go-w {path}")
+        raise BadFile(
+            path,
+            f"others may write it: its mode is {mode & 0o777:04o}",
+            f"Run: chmod go-w {shlex.quote(str(path))}",
+        )
 
 
 def _version(status: os.stat_result) -> Version:
