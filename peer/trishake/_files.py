@@ -52,7 +52,7 @@ def read_file(path: Path, *, limit: int, others_may: str) -> tuple[bytes, Versio
         raise
     except OSError as error:
         raise _unreadable(path, error) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
@@ -60,10 +60,12 @@ def read_file(path: Path, *, limit: int, others_may: str) -> tuple[bytes, Versio
         _check_rights(path, status.st_mode, others_may)
         if status.st_size > limit:
             raise BadFile(path, f"{status.st_size} bytes, the limit is {limit}", "Is it the right file?")
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(limit + 1)
-        except OSError as error:
-            raise _unreadable(path, error) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise BadFile(path, f"more than {limit} bytes", "Is it the right file?")
     return data, _version(status)
