@@ -13,8 +13,8 @@ _USUAL: Final = "\x1b[0m"
 def qr_code(text: str) -> str:
     """The text as a QR code of half blocks: about 45 columns and 23 lines for an invite.
 
-    It sets its own colours, so that it can be scanned from a light terminal as from a dark one. Raises ImportError,
-    which says what to install; ValueError for more text than a code holds.
+    It sets its own colours, so that it can be scanned from a light terminal as from a dark one. Raises
+    ImportError, which says what to install; ValueError for more text than a code holds.
     """
     try:
         import segno

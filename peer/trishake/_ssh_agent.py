@@ -95,8 +95,8 @@ def _ask(path: str, socket: stdlib_socket.socket, ask: Callable[[AgentSSH], _T])
     class Agent(AgentSSH):
         def __init__(self) -> None:
             super().__init__()
-            connect = cast("Callable[[stdlib_socket.socket], None]", self._connect)
-            connect(socket)  # paramiko's own Agent asks the environment where to; its stubs do not know this
+            # paramiko's own Agent asks the environment where to; its stubs do not know of this.
+            self._connect(socket)  # type: ignore[attr-defined]  # pyright: ignore
 
     try:
         return ask(Agent())

@@ -120,7 +120,9 @@ def _add_verify(commands: Any) -> None:
 def _add_identity(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("your identity")
     which = group.add_mutually_exclusive_group()
-    which.add_argument("-i", "--identity", metavar="FILE", type=Path, help="a key file; made if it is the default's")
+    which.add_argument(
+        "-i", "--identity", metavar="FILE", type=Path, help="a key file; made if it is the default's"
+    )
     which.add_argument(
         "--agent", metavar="PEER", nargs="?", const="", help="a key that ssh-agent holds (trishake[ssh])"
     )
@@ -188,7 +190,9 @@ def _add_listen(commands: Any) -> None:
     )
     welcome = parser.add_argument_group("who is welcome")
     welcome.add_argument("--only", metavar="PEER", action="append", default=[], help="this peer; again for more")
-    welcome.add_argument("--authorized-keys", metavar="FILE", type=Path, help="those in a file of OpenSSH's format")
+    welcome.add_argument(
+        "--authorized-keys", metavar="FILE", type=Path, help="those in a file of OpenSSH's format"
+    )
     welcome.add_argument("--known", metavar="FILE", type=Path, help="those in a file of known peers")
     welcome.add_argument("--block", metavar="PEER", action="append", default=[], help="not this one, in any case")
     parser.add_argument("--qr", action="store_true", help="show the invite as a QR code (trishake[qr])")

@@ -82,8 +82,7 @@ async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
         least, median, most = min(times), statistics.median(times), max(times)
         output.result(
             {"pings": arguments.count, "lost": lost, "least": least, "median": median, "most": most},
-            f"{arguments.count} pings, {lost} lost; "
-            f"least, median, most: {least:.2f}, {median:.2f}, {most:.2f} ms",
+            f"{arguments.count} pings, {lost} lost; least, median, most: {least:.2f}, {median:.2f}, {most:.2f} ms",
         )
     return ExitCode.NO_RESPONSE if lost else ExitCode.OK
 

@@ -34,7 +34,9 @@ def keygen(arguments: argparse.Namespace, output: Output) -> ExitCode:
         raise UsageError("-p asks for a passphrase, and --passphrase-file names it: say one of the two")
     for taken in (path, public):
         if taken.exists():
-            raise FileExistsError(f"{taken} is there already, and is not overwritten; name another file, or move it")
+            raise FileExistsError(
+                f"{taken} is there already, and is not overwritten; name another file, or move it"
+            )
     password = _new_passphrase() if arguments.passphrase else _first_line(arguments.passphrase_file)
     identity = Identity.generate()
     line = identity.id.ssh(arguments.comment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import trio
 
@@ -100,7 +100,7 @@ class _Teller(Observer):
     def __init__(self, output: Output) -> None:
         self._output = output
 
-    def _tell(self, facts: dict[str, object], text: str) -> None:
+    def _tell(self, facts: Mapping[str, object], text: str) -> None:
         at = time.strftime("%H:%M:%S")
         self._output.result({"at": time.time(), **facts}, f"{at}  {text}")
 
@@ -113,9 +113,7 @@ class _Teller(Observer):
             "agent": connection.greeting.agent,
         }
         where = connection.address or "somewhere"
-        self._tell(
-            facts, f"accepted  {where}  session {connection.session_id.hex()}\n          {connection.peer}"
-        )
+        self._tell(facts, f"accepted  {where}  session {connection.session_id.hex()}\n          {connection.peer}")
 
     def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
         facts = {

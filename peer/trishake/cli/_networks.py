@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import trio
+
 from .._network import Network
 from ._outcomes import ExitCode, UsageError
 from ._output import Output, table
@@ -52,7 +54,7 @@ def rotate(arguments: argparse.Namespace, output: Output) -> ExitCode:
                 network = network.with_first_key_only()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    network.replace(path)
+    trio.run(network.replace, path)
     output.result({"path": str(path), "name": network.name, "keys": len(network.psks)}, str(path))
     output.note(_NEXT[arguments.step].format(path=path))
     return ExitCode.OK
