@@ -3,7 +3,10 @@
 General layout: an application makes a `Peer` (_peer.py), which dials addresses (_addresses.py, _dialing.py,
 _keep.py) and has listeners (_listener.py, _admission.py), over any `Transport` (_transport.py, _tcp.py, _unix.py,
 _tls.py, _websocket.py, _memory.py). Both greet (_greeting.py): they drive a Session of `trishake_protocol` over a
-stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy (_trust.py) who is welcome.
+stream (_wire.py), under the deadlines of `Limits` (_limits.py), and ask the policy (_trust.py) who is welcome:
+one of a line, or one with a file (_authorized_keys.py, _known_peers.py). Who we are is in a file too (_keys.py;
+_network.py has private networks, _files.py reads and writes all of them), or is held elsewhere (_signer.py,
+_remote_signer.py, _ssh_agent.py). The command line is a package of its own (cli).
 What comes of it is an error (_errors.py) that names the outcome, or a `Connection` (_connection.py, _writer.py),
 known by identity (_registry.py), with many a `Stream` (_stream.py), which a handler answers (_handlers.py) and
 which can carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a
@@ -20,10 +23,9 @@ from trishake_protocol import (
     AlertCode,
     CloseCode,
     Greeting,
-    Identity,
+    GreetingToSign,
     InvalidPeerId,
     LocalProtocolError,
-    Network,
     PeerId,
     ProtocolError,
     RemoteProtocolError,
@@ -32,14 +34,17 @@ from trishake_protocol import (
     TrishakeError,
     VerdictCode,
     escape,
+    verification_code,
 )
 
 from ._addresses import Address
 from ._connection import Connection
 from ._errors import (
+    BadFile,
     BadHandshake,
     BadMessage,
     Cause,
+    ChangedIdentity,
     ConnectionClosed,
     DialError,
     InvalidAddress,
@@ -49,6 +54,7 @@ from ._errors import (
     Refused,
     Rejected,
     RequestFailed,
+    SigningFailed,
     StreamError,
     StreamRefused,
     StreamReset,
@@ -56,25 +62,48 @@ from ._errors import (
     UnknownProtocol,
     Untrusted,
     WrongIdentity,
+    WrongPassword,
 )
 from ._handlers import StreamHandler
+from ._keys import Identity
 from ._limits import Limits
 from ._listener import Listener
 from ._messages import MessageChannel, RequestFunction
+from ._network import Network
 from ._observer import Observer, Progress, Step
 from ._peer import Peer
 from ._registry import Arrivals
 from ._secure_stream import SecureStream, initiate, respond
+from ._signer import Signer
 from ._statistics import Statistics
 from ._stream import Stream
 from ._tcp import Tcp
 from ._transport import Bound, Place, Transport
-from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, accept, anyone, only, reject
+from ._trust import (
+    Acceptance,
+    Decision,
+    Introduction,
+    Policy,
+    Rejection,
+    accept,
+    all_of,
+    any_of,
+    anyone,
+    ask,
+    blocked,
+    only,
+    reject,
+)
 from ._version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from ._authorized_keys import AuthorizedKeys
     from ._keep import Keeper
+    from ._known_peers import KnownPeer, KnownPeers
     from ._memory import Memory
+    from ._qr import qr_code
+    from ._remote_signer import RemoteSigner, serve_signer
+    from ._ssh_agent import SshAgent
     from ._tls import Tls
     from ._unix import Unix
     from ._websocket import WebSocket
@@ -84,21 +113,27 @@ __all__ = [
     "Address",
     "AlertCode",
     "Arrivals",
+    "AuthorizedKeys",
+    "BadFile",
     "BadHandshake",
     "BadMessage",
     "Bound",
     "Cause",
+    "ChangedIdentity",
     "CloseCode",
     "Connection",
     "ConnectionClosed",
     "Decision",
     "DialError",
     "Greeting",
+    "GreetingToSign",
     "Identity",
     "Introduction",
     "InvalidAddress",
     "InvalidPeerId",
     "Keeper",
+    "KnownPeer",
+    "KnownPeers",
     "Limits",
     "Listener",
     "LocalProtocolError",
@@ -119,10 +154,14 @@ __all__ = [
     "Rejected",
     "Rejection",
     "RemoteProtocolError",
+    "RemoteSigner",
     "RequestFailed",
     "RequestFunction",
     "Role",
     "SecureStream",
+    "Signer",
+    "SigningFailed",
+    "SshAgent",
     "Statistics",
     "Step",
     "Stream",
@@ -142,17 +181,38 @@ __all__ = [
     "VerdictCode",
     "WebSocket",
     "WrongIdentity",
+    "WrongPassword",
     "__version__",
     "accept",
+    "all_of",
+    "any_of",
     "anyone",
+    "ask",
+    "blocked",
     "escape",
     "initiate",
     "only",
+    "qr_code",
     "reject",
     "respond",
+    "serve_signer",
+    "verification_code",
 ]
 
-_LATER = {"Keeper": "._keep", "Memory": "._memory", "Tls": "._tls", "Unix": "._unix", "WebSocket": "._websocket"}
+_LATER = {
+    "AuthorizedKeys": "._authorized_keys",
+    "Keeper": "._keep",
+    "KnownPeer": "._known_peers",
+    "KnownPeers": "._known_peers",
+    "Memory": "._memory",
+    "RemoteSigner": "._remote_signer",
+    "SshAgent": "._ssh_agent",
+    "Tls": "._tls",
+    "Unix": "._unix",
+    "WebSocket": "._websocket",
+    "qr_code": "._qr",
+    "serve_signer": "._remote_signer",
+}
 
 if not TYPE_CHECKING:  # a checker would take every name for one that is there
 

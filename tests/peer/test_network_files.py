@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import os
 import stat
 import traceback
@@ -238,7 +239,9 @@ def test_it_is_the_networks_of_the_core_with_files() -> None:
         Network("home", b"correct horse battery staple")
 
 
-@pytest.mark.parametrize("change", [Network.with_new_key, Network.with_last_key_first, Network.with_first_key_only])
+@pytest.mark.parametrize(
+    "change", [Network.with_new_key, Network.with_last_key_first, Network.with_first_key_only]
+)
 def test_no_key_is_in_what_a_network_prints(change: Callable[[Network], Network]) -> None:
     network = change(Network("home", KEYS[:2]))
     shown = f"{network} {network!r}"
@@ -319,7 +322,7 @@ async def test_members_meet_whichever_of_two_steps_that_follow_each_has() -> Non
     steps.append(steps[-1].with_new_key())
     steps.append(steps[-1].with_last_key_first())
     steps.append(steps[-1].with_first_key_only())
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         await meet(before, after)
         await meet(after, before)
 

@@ -1,6 +1,7 @@
-"""The command line: `trishake COMMAND`; what each takes is in _arguments.py, what each does in the module it names.
+"""The command line: `trishake COMMAND`.
 
-Every command ends with an exit code that says what came of it: see `ExitCode` in _outcomes.py.
+What each command takes is in _arguments.py, which also names the function that does it. Every command ends with an
+exit code that says what came of it: see `ExitCode` in _outcomes.py.
 """
 
 from __future__ import annotations

@@ -120,13 +120,10 @@ def _add_verify(commands: Any) -> None:
 def _add_identity(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("your identity")
     which = group.add_mutually_exclusive_group()
-    which.add_argument(
-        "-i", "--identity", metavar="FILE", type=Path, help="a key file; made if it is the default's"
-    )
-    which.add_argument(
-        "--agent", metavar="PEER", nargs="?", const="", help="a key that ssh-agent holds (trishake[ssh])"
-    )
+    which.add_argument("-i", "--identity", metavar="FILE", type=Path, help="a key file, instead of your own")
+    which.add_argument("--agent", action="store_true", help="a key that ssh-agent holds (trishake[ssh])")
     which.add_argument("--signer", metavar="SOCKET", help="a process that holds the key, at its Unix socket")
+    group.add_argument("--agent-key", metavar="PEER", help="which one, where it holds several")
     group.add_argument("--passphrase-file", metavar="FILE", help="with the passphrase of the key file (-: stdin)")
 
 

@@ -50,10 +50,7 @@ def keygen(arguments: argparse.Namespace, output: Output) -> ExitCode:
 
 
 def show(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    if arguments.peer is None:
-        peer = trio.run(open_identity, arguments, output).id
-    else:
-        peer = read_peer(arguments.peer)
+    peer = read_peer(arguments.peer) if arguments.peer else trio.run(open_identity, arguments, output).id
     output.result(_facts(peer), _shown(peer))
     if arguments.qr:
         output.picture(qr_code(str(peer)))
@@ -62,7 +59,7 @@ def show(arguments: argparse.Namespace, output: Output) -> ExitCode:
 
 def verify(arguments: argparse.Namespace, output: Output) -> ExitCode:
     a = read_peer(arguments.a)
-    b = trio.run(open_identity, arguments, output).id if arguments.b is None else read_peer(arguments.b)
+    b = read_peer(arguments.b) if arguments.b else trio.run(open_identity, arguments, output).id
     if a == b:
         raise UsageError(f"{a} is both of them: what is compared are two people's identities")
     code = verification_code(a, b)
@@ -73,8 +70,10 @@ def verify(arguments: argparse.Namespace, output: Output) -> ExitCode:
 
 async def open_identity(arguments: argparse.Namespace, output: Output) -> Identity | Signer:
     """The one that the options name, or the user's own, which is made if there is none yet."""
-    if arguments.agent is not None:
-        return await SshAgent.connect(arguments.agent or None)
+    if arguments.agent:
+        return await SshAgent.connect(None if arguments.agent_key is None else read_peer(arguments.agent_key))
+    if arguments.agent_key is not None:
+        raise UsageError("--agent-key says which key of an ssh-agent is meant: say --agent too")
     if arguments.signer is not None:
         return await RemoteSigner.connect(arguments.signer)
     return load_identity(arguments, output)

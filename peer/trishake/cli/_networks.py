@@ -52,8 +52,10 @@ def rotate(arguments: argparse.Namespace, output: Output) -> ExitCode:
                 network = network.with_last_key_first()
             case _:
                 network = network.with_first_key_only()
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    except ValueError:
+        raise UsageError(
+            f"{path} has {len(network.psks)} of at most 4 keys: `add` one, then `use` it, then `drop` the others"
+        ) from None
     trio.run(network.replace, path)
     output.result({"path": str(path), "name": network.name, "keys": len(network.psks)}, str(path))
     output.note(_NEXT[arguments.step].format(path=path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from trishake_protocol import InvalidPeerId, TrishakeError, code_name
 
@@ -64,8 +64,9 @@ class Outcome:
 
 def outcome_of(error: Exception) -> Outcome | None:
     """None for an error that no user can do anything about: a bug, which is to be seen whole."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    if isinstance(error, ExceptionGroup):
+        exceptions = cast("ExceptionGroup[Exception]", error).exceptions
+        return outcome_of(exceptions[0]) if len(exceptions) == 1 else None
     match error:
         case DialError():
             return Outcome(_code_of(error), str(error), _facts_of(error))

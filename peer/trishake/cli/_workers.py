@@ -28,7 +28,7 @@ def run_workers(arguments: argparse.Namespace, output: Output, listen: Listen) -
     address = Address.parse(arguments.address)
     if address.scheme != "tcp":
         raise InvalidAddress(f"'{address}': only tcp:// can be shared by several processes")
-    if arguments.agent is None and arguments.signer is None:
+    if not arguments.agent and arguments.signer is None:
         load_identity(arguments, output)  # made once, and its passphrase asked for once, before there are several
     ends, lifeline = os.pipe()
     with _reserve(address) as reserved:
