@@ -1,4 +1,4 @@
-"""DH, KEM, AEAD, hash and the rest, all from `cryptography`. Nothing else in the core imports it.
+"""DH, KEM, AEAD, hash, signature and scrypt, all from `cryptography`. Nothing else in the core imports it.
 
 The names are those of the Noise specification, section 4, and of its hfs extension. A cipher or a hash is a
 row; the KEM is an object that is handed in, so that published vectors with a fixed encapsulation can be

@@ -420,6 +420,7 @@ REFUSED = {
     ),
     "cid one early": ("baf1", r"^character 4 is '1', perhaps"),
     "cid stump": ("bafz", "another type"),
+    "cid of another hash": (cid_of(b"\x01\x72\x16\x20\x08\x02" + bytes(30)), "is of another type"),
     "cid of raw bytes": (cid_of(b"\x01\x55\x00\x20" + K), "CID is of some content"),
 }
 """What is given, and what is said of it."""
