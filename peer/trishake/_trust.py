@@ -86,7 +86,8 @@ class Rejection:
     @property
     def says_more(self) -> bool:
         """Than that nobody knows the peer."""
-        return self.reason is not VerdictCode.IDENTITY_UNKNOWN or self.text is not None or self.why is not None
+        details = (self.text, self.retry_after, self.why)
+        return self.reason is not VerdictCode.IDENTITY_UNKNOWN or details != (None, None, None)
 
     def refusal(self, peer: PeerId) -> Refused:
         """The error that our own side raises, or hands to its observer."""

@@ -197,6 +197,7 @@ UNKNOWN = reject(VerdictCode.IDENTITY_UNKNOWN)
 BLOCKED = reject(VerdictCode.IDENTITY_BLOCKED)
 BECAUSE = reject(VerdictCode.IDENTITY_UNKNOWN, why="because")
 WORDS = reject(VerdictCode.IDENTITY_UNKNOWN, "words")
+LATER = reject(VerdictCode.IDENTITY_UNKNOWN, retry_after=5)
 HELLO = accept("hello")
 WELCOME = accept("welcome")
 
@@ -273,6 +274,7 @@ def test_all_of_none_would_be_everybody() -> None:
         ([UNKNOWN, BLOCKED], BLOCKED, 2),
         ([UNKNOWN, BECAUSE], BECAUSE, 2),
         ([UNKNOWN, WORDS], WORDS, 2),
+        ([UNKNOWN, LATER], LATER, 2),
         ([WORDS, BECAUSE, BLOCKED], WORDS, 3),
         ([BLOCKED, reject()], BLOCKED, 2),
     ],
