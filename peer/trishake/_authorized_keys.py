@@ -297,10 +297,10 @@ def _parse_key(word: bytes, key: bytes) -> PeerId:
     if word != _TYPE:
         raise _Unusable(f"an {_shown(word)} key: a peer has an {_TYPE.decode()} key")
     try:
-        blob = binascii.a2b_base64(key, strict_mode=True)
+        blob = binascii.a2b_base64(key)
     except binascii.Error:
         blob = b""
-    if base64.b64encode(blob) != key:  # the strict mode lets some padding pass that says nothing
+    if base64.b64encode(blob) != key:  # the decoder passes over what is none; so does its strict mode over a "="
         raise _Unusable(f"the key is no base64: {_shown(key)}", _COPY_AGAIN)
     if not blob.startswith(_KEY_HEAD) and not _KEY_HEAD.startswith(blob):
         type_ = blob[4 : 4 + int.from_bytes(blob[:4])]
@@ -370,6 +370,8 @@ def _parse_time(text: str) -> float:
         moment = calendar.timegm(fields) if found[7] else time.mktime(fields)
     except (ValueError, OverflowError):
         raise _Unusable(f"an expiry-time of {text}, which is no date") from None
+    if moment <= 0:
+        raise _Unusable(f"an expiry-time of {text}, which is before 1970")
     return float(moment)
 
 
@@ -408,7 +410,7 @@ def _parse_source(text: str) -> _Source:
 
 def _as_ipv4_where_mapped(network: _Network) -> _Network:
     mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < 96:
+    if mapped is None:
         return network
     return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
 
