@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import calendar
 import fnmatch
 import ipaddress
 import logging
@@ -17,7 +16,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -365,14 +364,14 @@ def _parse_time(text: str) -> float:
         raise _Unusable(f"an expiry-time of '{_shown(text.encode())}', its form is YYYYMMDD[HHMM[SS]][Z]")
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
     try:
-        datetime(year, month, day, hour, minute, second)  # mktime would take the 32nd of May for the 1st of June
-        fields = (year, month, day, hour, minute, second, 0, 0, -1)
-        moment = calendar.timegm(fields) if found[7] else time.mktime(fields)
+        # Either way: mktime alone would take the 32nd of May for the 1st of June.
+        in_utc = datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
+        moment = in_utc if found[7] else time.mktime((year, month, day, hour, minute, second, 0, 0, -1))
     except (ValueError, OverflowError):
         raise _Unusable(f"an expiry-time of {text}, which is no date") from None
     if moment <= 0:
         raise _Unusable(f"an expiry-time of {text}, which is before 1970")
-    return float(moment)
+    return moment
 
 
 # --- from= ----------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def reject(
 ) -> Rejection:
     """What a policy returns for a peer that is not. Raises ValueError for what no verdict can carry.
 
-    why: what our own error and log say besides; it is never sent.
+    why: what our own error and log say besides; it is never sent. Raises TypeError if it is no text.
     """
     return Rejection(reason, text, retry_after, why)
 
