@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import calendar
 import fnmatch
 import ipaddress
 import logging
@@ -17,7 +16,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -297,10 +296,10 @@ def _parse_key(word: bytes, key: bytes) -> PeerId:
     if word != _TYPE:
         raise _Unusable(f"an {_shown(word)} key: a peer has an {_TYPE.decode()} key")
     try:
-        blob = binascii.a2b_base64(key, strict_mode=True)
+        blob = binascii.a2b_base64(key)
     except binascii.Error:
         blob = b""
-    if base64.b64encode(blob) != key:  # the strict mode lets some padding pass that says nothing
+    if base64.b64encode(blob) != key:  # the decoder passes over what is none; so does its strict mode over a "="
         raise _Unusable(f"the key is no base64: {_shown(key)}", _COPY_AGAIN)
     if not blob.startswith(_KEY_HEAD) and not _KEY_HEAD.startswith(blob):
         type_ = blob[4 : 4 + int.from_bytes(blob[:4])]
@@ -365,12 +364,14 @@ def _parse_time(text: str) -> float:
         raise _Unusable(f"an expiry-time of '{_shown(text.encode())}', its form is YYYYMMDD[HHMM[SS]][Z]")
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
     try:
-        datetime(year, month, day, hour, minute, second)  # mktime would take the 32nd of May for the 1st of June
-        fields = (year, month, day, hour, minute, second, 0, 0, -1)
-        moment = calendar.timegm(fields) if found[7] else time.mktime(fields)
+        # Either way: mktime alone would take the 32nd of May for the 1st of June.
+        in_utc = datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
+        moment = in_utc if found[7] else time.mktime((year, month, day, hour, minute, second, 0, 0, -1))
     except (ValueError, OverflowError):
         raise _Unusable(f"an expiry-time of {text}, which is no date") from None
-    return float(moment)
+    if moment <= 0:
+        raise _Unusable(f"an expiry-time of {text}, which is before 1970")
+    return moment
 
 
 # --- from= ----------------------------------------------------------------------------------------------
@@ -408,7 +409,7 @@ def _parse_source(text: str) -> _Source:
 
 def _as_ipv4_where_mapped(network: _Network) -> _Network:
     mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < 96:
+    if mapped is None:
         return network
     return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
 

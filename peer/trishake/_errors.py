@@ -222,7 +222,7 @@ class Untrusted(Refused):
 
     def __init__(self, peer: PeerId, verdict: Rejection) -> None:
         text = f': "{escape(verdict.text)}"' if verdict.text else ""
-        advice = verdict.why or "Change the policy if it should."
+        advice = escape(verdict.why) if verdict.why else "Change the policy if it should."
         super().__init__(
             verdict.reason, f"our policy does not take {peer} ({code_name(verdict.reason)}{text}). {advice}"
         )

@@ -80,11 +80,14 @@ class Rejection:
         if isinstance(self.reason, int) and not FIRST_APPLICATION_VERDICT <= self.reason <= 0xFFFF:
             raise ValueError(f"an application's own reason is 0x8000 to 0xFFFF, got 0x{self.reason:04X}")
         Verdict(self.reason, self.retry_after, text=self.text).encode()
+        if self.why is not None and not isinstance(self.why, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"why is a text, not {type(self.why).__name__}")
 
     @property
     def says_more(self) -> bool:
         """Than that nobody knows the peer."""
-        return self.reason is not VerdictCode.IDENTITY_UNKNOWN or self.text is not None or self.why is not None
+        details = (self.text, self.retry_after, self.why)
+        return self.reason is not VerdictCode.IDENTITY_UNKNOWN or details != (None, None, None)
 
     def refusal(self, peer: PeerId) -> Refused:
         """The error that our own side raises, or hands to its observer."""
@@ -112,7 +115,7 @@ def reject(
 ) -> Rejection:
     """What a policy returns for a peer that is not. Raises ValueError for what no verdict can carry.
 
-    why: what our own error and log say besides; it is never sent.
+    why: what our own error and log say besides; it is never sent. Raises TypeError if it is no text.
     """
     return Rejection(reason, text, retry_after, why)
 
@@ -178,13 +181,18 @@ def blocked(*peers: PeerId | str) -> Policy:
 
 
 def ask(callback: Callable[[Introduction], Awaitable[bool]]) -> Policy:
-    """Whoever the callback says yes to; who else comes is told POLICY.
+    """Whoever the callback says True of; who else comes is told POLICY.
 
     It has `Limits.policy` seconds, and both sides' `Limits.greeting`: to ask a person, make all of them longer.
+    What is neither True nor False is the callback's failure, and admits nobody.
     """
 
     async def ask_it(introduction: Introduction) -> Decision:
-        return accept() if await callback(introduction) else reject()
+        answer = await callback(introduction)
+        # Most things are true: the text "no" is, and so is the Rejection of a policy that was handed over here.
+        if not isinstance(answer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"the callback of ask() returned {type(answer).__name__}, not True or False")
+        return accept() if answer else reject()
 
     return ask_it
 
@@ -192,14 +200,17 @@ def ask(callback: Callable[[Introduction], Awaitable[bool]]) -> Policy:
 def all_of(*policies: Policy) -> Policy:
     """Who is welcome to every one of these, asked in order until one rejects; that is the answer.
 
-    Put one that remembers, such as `KnownPeers`, last: it shall not remember whom another rejects.
+    Where none does, the answer is the last one's. Put one that remembers, such as `KnownPeers`, last: it shall not
+    remember whom another rejects. Raises ValueError for no policy at all, to which everybody would be welcome.
     """
+    if not policies:
+        raise ValueError("all_of() needs a policy: to none at all, everybody would be welcome; that is `anyone`")
 
     async def all_of_these(introduction: Introduction) -> Decision:
         decision: Decision = accept()
         for policy in policies:
             decision = await policy(introduction)
-            if isinstance(decision, Rejection):
+            if not isinstance(decision, Acceptance):  # what is no decision at all is not for the next one to mend
                 break
         return decision
 
@@ -217,7 +228,7 @@ def any_of(*policies: Policy) -> Policy:
         rejections: list[Rejection] = []
         for policy in policies:
             decision = await policy(introduction)
-            if isinstance(decision, Acceptance):
+            if not isinstance(decision, Rejection):
                 return decision
             rejections.append(decision)
         telling = (rejection for rejection in rejections if rejection.says_more)

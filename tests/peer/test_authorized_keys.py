@@ -435,11 +435,14 @@ BAD_LINES: Final[list[tuple[str, str | bytes, str]]] = [
     ("from_no_utf8", b'from="*,\xff" ' + A.encode(), r"from= is no UTF-8: \*,\\xff"),
     ("time_no_date", f'expiry-time="20300230" {A}', "20300230, which is no date"),
     ("time_no_hour", f'expiry-time="203001012460" {A}', "which is no date"),
+    ("time_before_all_times", f'expiry-time="00010101Z" {A}', "before 1970"),
+    ("time_zero", f'expiry-time="19700101Z" {A}', "before 1970"),
     ("time_no_month_at_all", f'expiry-time="2030" {A}', "its form is YYYYMMDD"),
     ("time_with_dashes", f'expiry-time="2030-01-01" {A}', "its form is YYYYMMDD"),
     ("time_empty", f'expiry-time="" {A}', "its form is YYYYMMDD"),
     ("time_in_other_digits", f'expiry-time="２０３００１０１" {A}', "its form is YYYYMMDD"),
     ("time_of_another_zone", f'expiry-time="20300101+01" {A}', "its form is YYYYMMDD"),
+    ("form_feed_before", "\f" + A, NO_KEY),
     ("ssh1", "1024 35 1415926535897932384626433", NO_KEY),
     ("known_hosts", f"example.com {A}", "an unknown option: example.com"),
     ("private_key", "-----BEGIN OPENSSH PRIVATE KEY-----", NO_KEY),
@@ -543,6 +546,13 @@ async def test_who_is_welcome_by_a_file(path: Path, data: bytes, peers: set[Peer
     assert {one.id for one in (ADA, BOB, EVE) if await welcomes(policy, one.id)} == peers
 
 
+def test_a_byte_order_mark_is_called_so(path: Path) -> None:
+    policy = AuthorizedKeys(write(path, b"\xef\xbb\xbf" + A.encode()))
+    assert [str(problem) for problem in policy.problems] == [
+        f"{path}, line 1: a byte order mark before the line. Save the file without one."
+    ]
+
+
 def test_of_many_bad_lines_a_hundred_are_told_and_the_rest_counted(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -578,6 +588,13 @@ async def test_any_line_that_admits_is_enough(path: Path) -> None:
     assert await welcomes(policy, ADA.id, "10.1.2.3:1")
     write(path, *lines, A)
     assert await welcomes(policy, ADA.id)
+
+
+async def test_of_a_key_with_many_lines_a_hundred_say_why(path: Path) -> None:
+    policy = AuthorizedKeys(write(path, *[f'from="10.0.0.0/8" {A}'] * 150))
+    advice = await why(policy, ADA.id)
+    assert advice.count(": its key is not good from 192.0.2.7") == 100
+    assert f"{path}, line 100: " in advice
 
 
 # --- from= ----------------------------------------------------------------------------------------------
@@ -646,6 +663,8 @@ FROM: Final[list[tuple[str, str | None, bool]]] = [
     ("/run/ada/*", "/run/ada/socket", True),
     ("/run/ada/*", "/run/eve/socket", False),
     ("/run/ada/*", "/run/ada/socket:1", True),
+    ('/run/\\"ada\\"/*', '/run/"ada"/socket', True),
+    ('*,!/run/\\"ada\\"/*', '/run/"ada"/socket', False),
     ("bob", "bob", True),
     ("bob", "bobby", False),
     ("192.0.2.0/24", "bob", False),
@@ -839,43 +858,60 @@ CHANGES: Final = [_delete, _truncate, _cut, _replace, _rename, _rename_its_direc
 CHANGES += [_comment_out, _same_size, _same_size_and_times]
 
 
-@pytest.mark.parametrize("old", [False, True], ids=["just written", "an hour old"])
+@pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 async def test_who_is_taken_out_of_the_file_is_locked_out(
-    tmp_path: Path, change: Callable[[Path], None], old: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], settled: bool
 ) -> None:
+    """settled: the file is old enough to be read no more while a look at it says that it is the same."""
     path = tmp_path / "ssh" / "authorized_keys"
     path.parent.mkdir()
     write(path, A)
-    if old:
-        long_ago(path)
+    if settled:
+        monkeypatch.setattr("trishake._authorized_keys._COARSEST_TICK", 0)
+        await trio.sleep(0.02)  # more than a tick of any kernel
     policy = AuthorizedKeys(path)
+    assert (policy._version is not None) is settled
     assert await welcomes(policy, ADA.id)
     change(path)
     assert not await welcomes(policy, ADA.id)
     assert ADA.id not in policy.peers
 
 
-async def test_changes_within_one_tick_of_the_clock_are_seen(path: Path) -> None:
-    """In place and of one size, they may leave no other mark; so a young file is read each time."""
+def _coarse(status: os.stat_result) -> tuple[int, ...]:
+    """As FAT has it: times in steps of two seconds."""
+    step = 2 * 10**9
+    times = (status.st_mtime_ns // step * step, status.st_ctime_ns // step * step)
+    return status.st_dev, status.st_ino, status.st_size, *times
+
+
+@pytest.mark.parametrize("backdate", [False, True])
+async def test_changes_within_one_tick_of_the_clock_are_seen(
+    path: Path, monkeypatch: pytest.MonkeyPatch, backdate: bool
+) -> None:
+    """In place and of one size, they leave no other mark; so a young file is read each time."""
+    monkeypatch.setattr("trishake._files._version", _coarse)
     write(path, A)
+    before = path.stat().st_mtime_ns - 3600 * 10**9
     policy = AuthorizedKeys(path)
-    for _ in range(200):
+    for _ in range(10):
         for here, gone in ((BOB, ADA), (ADA, BOB)):
             with path.open("r+b") as file:
                 file.write(line_of(here.id).encode())
+            if backdate:
+                os.utime(path, ns=(before, before))
             assert policy.peers == {here.id}
             assert not await welcomes(policy, gone.id)
 
 
-async def test_an_old_file_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = AuthorizedKeys(write(path, A))
-    with trio.fail_after(10):
-        while policy._version is None:  # its time of change is the system's, and not to be set
-            await trio.sleep(0.1)
-            assert await welcomes(policy, ADA.id)
+async def test_a_settled_file_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trishake._authorized_keys._COARSEST_TICK", 0)
+    write(path, A)
+    await trio.sleep(0.02)
+    policy = AuthorizedKeys(path)
     monkeypatch.setattr(os, "open", _no_descriptor_left)
     assert await welcomes(policy, ADA.id)
+    assert policy.peers == {ADA.id}
 
 
 async def test_each_version_is_logged_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
