@@ -602,13 +602,13 @@ async def open_over(
 ) -> Connection:
     """A connection over any stream, as a Peer makes them over sockets: Ada's is the initiator's."""
     profile = Profile(Network(), (CLASSICAL.id,), caps=(MUX,))
-    if role is Role.INITIATOR:
-        session = Session.initiator(ADA, profile, now=NOW)
-    else:
-        session = Session.responder(BOB, profile, now=NOW)
+    identity = ADA if role is Role.INITIATOR else BOB
+    make = Session.initiator if role is Role.INITIATOR else Session.responder
+    session = make(identity, profile, now=NOW)
     greeter = Greeter(
         session,
         Wire.over(stream),
+        identity=identity,
         trust=anyone,
         limits=limits,
         observer=Observer(),
