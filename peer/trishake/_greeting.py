@@ -284,6 +284,12 @@ class Greeter:
                 raise SigningFailed(str(error)) from error
             except Exception as error:
                 raise SigningFailed(f"its signer failed ({type(error).__name__}: {error})") from error
+            except BaseExceptionGroup as group:
+                # Out of a nursery that was cancelled, and where a task failed besides: the scope that cancelled it
+                # would let the failure through, to bring down the peer.
+                _, others = group.split(Exception)
+                assert others is not None
+                raise others from group
         except SigningFailed:
             if self.session.role is Role.INITIATOR:
                 self.session.reject()
