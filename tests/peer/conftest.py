@@ -50,6 +50,7 @@ from trishake import (
 )
 from trishake._greeting import Greeter, greet_as_initiator, greet_as_responder
 from trishake._handlers import Handler, Handlers
+from trishake._signer import Signer
 from trishake._wire import Wire
 from trishake_protocol import Profile, Session
 from trishake_protocol.identity import GreetingContext
@@ -257,14 +258,14 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, length: int) -> bytes:
 class Side:
     """What one side brings; `initiate` and `respond` take the same."""
 
-    identity: Identity
+    identity: Identity | Signer
     options: dict[str, Any]
 
     def having(self, **options: Any) -> Side:
         return Side(self.identity, {**self.options, **options})
 
 
-def side(identity: Identity, **options: Any) -> Side:
+def side(identity: Identity | Signer, **options: Any) -> Side:
     """network: Network("home", …), suites: of the quick classical kind, limits: QUICK; unless given."""
     network = options.get("network")
     suites = (0x0101,) if network is not None and network.private else (0x0001,)

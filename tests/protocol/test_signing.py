@@ -508,7 +508,6 @@ def test_so_he_does_with_the_largest_greeting(role: Role) -> None:
         agent="a" * 64,
         app=bytes(4096),
         exp=NOW + 5,
-        versions=(1, 255),
         extra={"x": [b"y" * 100, {"z": True}]},
     )
     text = texts(role, profile)
