@@ -65,7 +65,7 @@ from ._errors import (
     WrongPassword,
 )
 from ._handlers import StreamHandler
-from ._keys import Identity
+from ._keys import Identity, Password
 from ._limits import Limits
 from ._listener import Listener
 from ._messages import MessageChannel, RequestFunction
@@ -143,6 +143,7 @@ __all__ = [
     "Network",
     "NoResponse",
     "Observer",
+    "Password",
     "Peer",
     "PeerId",
     "Phase",

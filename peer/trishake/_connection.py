@@ -389,12 +389,14 @@ class Connection(Greeted, trio.abc.AsyncResource):
         """Answer it, in a task of its own: whoever has reset it by then has no handler at work for him."""
         decision: Decision = accept()
         if handler.trust is not None:
-            introduction = Introduction(self.peer, self.role.other, self.address, self.greeting, self.session_id)
+            address = self._meeting.address
+            introduction = Introduction(self.peer, self.role.other, address, self.greeting, self.session_id)
             decision = await self._handlers.decide(handler.trust, introduction)
         if stream.id not in self._carried or self._end is not None:
             self.forget(stream)
         elif isinstance(decision, Rejection):
-            self._handlers.refused(self.peer, stream.protocol, code_name(decision.reason))
+            why = f": {decision.why}" if decision.why else ""
+            self._handlers.refused(self.peer, stream.protocol, code_name(decision.reason) + why)
             self._carried.refuse(stream.id, shortened(decision.text or code_name(decision.reason)))
             self._writer.flush_soon()
             self.forget(stream)

@@ -32,7 +32,6 @@ apart; no caller need read the text.
 from __future__ import annotations
 
 import enum
-import shlex
 from typing import TYPE_CHECKING
 
 import trio
@@ -213,7 +212,7 @@ class ChangedIdentity(WrongIdentity):
         self._text = (
             f"THE IDENTITY AT {escape(name)} HAS CHANGED. Known is {expected} ({path}, line {line}), and {actual} "
             "answered: the peer has a new key, or somebody else is in its place. Ask it over a channel you trust. "
-            f"If the new identity is right, forget the old one: trishake known forget {shlex.quote(name)}"
+            f"If the new identity is right, forget the old one: trishake known forget {as_argument(name)}"
         )
 
 
@@ -380,6 +379,24 @@ def is_request_kind(kind: str) -> bool:
 
 def _named(peer: PeerId | None) -> str:
     return "the other side" if peer is None else str(peer)
+
+
+def without_failures(group: BaseExceptionGroup) -> BaseException:
+    """What is left of a nursery's group but its failures, where it was cancelled and a task of it failed besides.
+
+    A scope that takes a Cancelled out of such a group lets the rest through: so who answers for the failure, as for
+    one of the application's own code, has to take it out first.
+    """
+    _, others = group.split(Exception)
+    assert others is not None
+    return others
+
+
+def as_argument(text: object) -> str:
+    """The text as one word of a command that somebody may copy from an error into a shell."""
+    from shlex import quote  # here, not above: most programs never come to that
+
+    return quote(str(text))
 
 
 class InvalidAddress(TrishakeError, ValueError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +16,7 @@ from typing import Final
 
 import trio
 
-from ._errors import BadFile
+from ._errors import BadFile, as_argument
 
 FilePath = str | os.PathLike[str]
 
@@ -76,7 +75,7 @@ def create_file(path: Path, data: bytes) -> None:
 
     Raises FileExistsError if something is there already.
     """
-    temporary = _write_beside(path, data, f".{os.getpid()}.new", 0o600)
+    temporary = _write_beside(path, data, f".{os.urandom(4).hex()}.new", 0o600)
     try:
         os.link(temporary, path)  # unlike a rename, it fails where something is
     except FileExistsError:
@@ -194,13 +193,13 @@ def _check_rights(path: Path, mode: int, others_may: str) -> None:
         return
     if others_may == "nothing" and mode & 0o077:
         raise BadFile(
-            path, f"others may use it: its mode is {mode & 0o777:04o}", f"Run: chmod 600 {shlex.quote(str(path))}"
+            path, f"others may use it: its mode is {mode & 0o777:04o}", f"Run: chmod 600 {as_argument(path)}"
         )
     if mode & 0o022:
         raise BadFile(
             path,
             f"others may write it: its mode is {mode & 0o777:04o}",
-            f"Run: chmod go-w {shlex.quote(str(path))}",
+            f"Run: chmod go-w {as_argument(path)}",
         )
 
 

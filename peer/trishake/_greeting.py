@@ -58,6 +58,7 @@ from ._errors import (
     SigningFailed,
     Untrusted,
     WrongIdentity,
+    without_failures,
 )
 from ._limits import Limits
 from ._observer import Observer, Progress, Step
@@ -88,6 +89,8 @@ class Meeting:
     """A greeting that ended with READY: who is there, and what it said about itself."""
 
     identified: PeerIdentified
+    address: str | None
+    """What the policy was told: where the peer is, and where we dialed it, as it was dialed."""
     seen: str | None = None
     text: str | None = None
 
@@ -284,6 +287,8 @@ class Greeter:
                 raise SigningFailed(str(error)) from error
             except Exception as error:
                 raise SigningFailed(f"its signer failed ({type(error).__name__}: {error})") from error
+            except BaseExceptionGroup as group:
+                raise without_failures(group) from group
         except SigningFailed:
             if self.session.role is Role.INITIATOR:
                 self.session.reject()
@@ -453,7 +458,7 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
             verdict = await greeter.next_event()
             assert isinstance(verdict, Accepted)
             greeter.progress(Step.READY)
-            return Meeting(event, verdict.seen, verdict.text)
+            return Meeting(event, greeter.address, verdict.seen, verdict.text)
         raise greeter.late()
 
 
@@ -488,5 +493,5 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
             wire.queue(session)
             await wire.flush()
             greeter.progress(Step.READY)
-            return Meeting(event)
+            return Meeting(event, greeter.address)
         raise greeter.late()

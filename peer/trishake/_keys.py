@@ -10,7 +10,6 @@ import binascii
 import functools
 import os
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self
@@ -19,7 +18,7 @@ import trishake_protocol
 from trishake_protocol import escape
 from trishake_protocol.primitives import Ed25519PrivateKey
 
-from ._errors import BadFile, WrongPassword
+from ._errors import BadFile, WrongPassword, as_argument
 from ._files import FilePath, create_file, make_directory, read_file
 
 Password = str | bytes | Callable[[], str | bytes] | None
@@ -406,18 +405,18 @@ def _openssh(path: Path, block: bytes, raw: bytes, password: Password) -> Ed2551
         raise BadFile(path, f"it is {name}", _NEEDED)
     encrypted = envelope.cipher != b"none"
     if encrypted and not _bcrypt_is_there():
-        advice = f"or decrypt it: ssh-keygen -p -N '' -f {shlex.quote(str(path))}"
+        advice = f"or decrypt it: ssh-keygen -p -N '' -f {as_argument(path)}"
         raise _lacks_bcrypt(path, "it is encrypted", advice)
     if encrypted and not 1 <= envelope.rounds <= _MOST_KDF_ROUNDS:
         what = f"its encryption asks for {envelope.rounds} rounds, the limit is {_MOST_KDF_ROUNDS}"
-        raise BadFile(path, what, f"Encrypt it anew: ssh-keygen -p -a {_KDF_ROUNDS} -f {shlex.quote(str(path))}")
+        raise BadFile(path, what, f"Encrypt it anew: ssh-keygen -p -a {_KDF_ROUNDS} -f {as_argument(path)}")
     key = _decrypted(block, _needed_password(path, password) if encrypted else None)
     if isinstance(key, _OfAnotherKind):
         what = f"it is encrypted with {escape(envelope.cipher[:40].decode(errors='replace'))}"
         raise BadFile(
             path,
             f"{what}, which cannot be read here",
-            f"Encrypt it anew: ssh-keygen -p -f {shlex.quote(str(path))}",
+            f"Encrypt it anew: ssh-keygen -p -f {as_argument(path)}",
         )
     if key is None:
         raise _wrong_password(path) if encrypted else _damaged(path)

@@ -19,7 +19,7 @@ from ._addresses import Address
 from ._errors import BadMessage, MessageTooLarge, RequestFailed, SigningFailed
 from ._messages import answer, request
 from ._signer import Signer
-from ._unix import Unix
+from ._unix import Unix, connect
 
 _MAX_SIZE: Final = 32 * 1024
 """Bytes of a message; what is to be signed in the largest greeting has half of it."""
@@ -82,10 +82,11 @@ def _at(path: str | os.PathLike[str]) -> Address:
 
 async def _ask(address: Address, asked: bytes | None) -> bytes:
     try:
-        stream = await trio.open_unix_socket(address.path)
-        answered = await request(stream, asked, max_size=_MAX_SIZE)
+        stream = await connect(address.path)
     except OSError as error:
-        raise SigningFailed(f"nobody is at {address.path} ({error.strerror})") from error
+        raise SigningFailed(f"nobody is at {address.path} ({error.strerror or error})") from error
+    try:
+        answered = await request(stream, asked, max_size=_MAX_SIZE)
     except RequestFailed as error:
         raise SigningFailed(f"the process at {address.path} does not sign it: {error}") from error
     except (trio.BrokenResourceError, BadMessage, MessageTooLarge) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket as stdlib_socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 
@@ -20,6 +21,7 @@ from trishake_protocol import GreetingToSign, InvalidPeerId, PeerId
 from ._errors import SigningFailed
 from ._signer import Signer
 from ._trust import as_peer_id
+from ._unix import connect
 
 if TYPE_CHECKING:
     from paramiko.agent import AgentSSH
@@ -29,6 +31,15 @@ _KEY: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
 
 _SIGNATURE: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x40"
 """What stands before the 64 bytes of a signature (section 6)."""
+
+_MAX_ANSWER: Final = 256 * 1024
+"""Bytes, as in OpenSSH's own agent and clients."""
+
+_KEYS: Final = b"\x0c"
+"""The type of an answer that lists keys (RFC 9987, SSH_AGENT_IDENTITIES_ANSWER)."""
+
+_SHORTEST_KEY: Final = 8
+"""Bytes in such an answer: the lengths of the key and of its comment."""
 
 _T = TypeVar("_T")
 
@@ -72,36 +83,93 @@ class SshAgent(Signer):
 
 
 async def _in_agent(path: str, ask: Callable[[AgentSSH], _T]) -> _T:
-    """Connect, and ask in a thread. Cancelled, the socket is shut down, and that ends the thread too."""
-    with stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM) as socket:
-        try:
-            socket.connect(path)
-        except OSError as error:
-            raise SigningFailed(f"there is no ssh-agent at {path} ({error.strerror})") from error
-        try:
-            return await trio.to_thread.run_sync(_ask, path, socket, ask, abandon_on_cancel=True)
-        except trio.Cancelled:
+    """Connect, and ask in a thread. Cancelled, it shuts the socket down, and waits for the thread to end."""
+    try:
+        stream = await connect(path)
+    except OSError as error:
+        raise SigningFailed(f"there is no ssh-agent at {path} ({error.strerror or error})") from error
+    async with stream:
+        blocking = stdlib_socket.socket(fileno=os.dup(stream.socket.fileno()))
+        with blocking:
+            blocking.setblocking(True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_hang_up_at_the_end, blocking)
+                answered = await trio.to_thread.run_sync(_ask, path, blocking, ask)
+                nursery.cancel_scope.cancel()
+    if isinstance(answered, SigningFailed | ImportError):
+        raise answered
+    return answered
+
+
+async def _hang_up_at_the_end(socket: stdlib_socket.socket) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with suppress(OSError):  # the agent may have hung up first
             socket.shutdown(stdlib_socket.SHUT_RDWR)
-            raise
 
 
-def _ask(path: str, socket: stdlib_socket.socket, ask: Callable[[AgentSSH], _T]) -> _T:
+def _ask(
+    path: str, socket: stdlib_socket.socket, ask: Callable[[AgentSSH], _T]
+) -> _T | SigningFailed | ImportError:
+    """Returns its errors: raised in the nursery above they would become a group."""
     try:
         from paramiko.agent import AgentSSH
         from paramiko.ssh_exception import SSHException
     except ImportError as error:
-        raise ImportError("to speak with an ssh-agent, paramiko is needed: pip install 'trishake[ssh]'") from error
+        missing = ImportError("to speak with an ssh-agent, paramiko is needed: pip install 'trishake[ssh]'")
+        missing.__cause__ = error
+        return missing
 
     class Agent(AgentSSH):
         def __init__(self) -> None:
             super().__init__()
-            # paramiko's own Agent asks the environment where to; its stubs do not know of this.
-            self._connect(socket)  # type: ignore[attr-defined]  # pyright: ignore
+            # paramiko's own Agent asks the environment where to; the stubs do not know this.
+            self._connect(_Answers(socket))  # type: ignore[attr-defined]  # pyright: ignore
 
     try:
         return ask(Agent())
-    except (SSHException, OSError) as error:
-        raise SigningFailed(f"the ssh-agent at {path} did not answer: {error}") from error
+    except SigningFailed as error:
+        return error
+    except (SSHException, OSError, ValueError, ArithmeticError) as error:  # the last two: of keys that are none
+        failed = SigningFailed(f"the ssh-agent at {path} did not answer as one does: {error}")
+        failed.__cause__ = error
+        return failed
+
+
+class _Answers:
+    """The agent's socket as paramiko uses it, with each answer read whole and bounded.
+
+    paramiko itself would make room for as many bytes, and as many keys, as are announced.
+    """
+
+    def __init__(self, socket: stdlib_socket.socket) -> None:
+        self._socket = socket
+        self._answer = b""
+
+    def send(self, request: bytes) -> None:
+        self._socket.sendall(request)
+        header = self._read(4)
+        length = int.from_bytes(header, "big")
+        if length > _MAX_ANSWER:
+            raise ValueError(f"an answer of {length} bytes, the limit is {_MAX_ANSWER}")
+        answer = self._read(length)
+        if answer[:1] == _KEYS and (keys := int.from_bytes(answer[1:5], "big")) > len(answer) // _SHORTEST_KEY:
+            raise ValueError(f"{keys} keys in an answer of {length} bytes")
+        self._answer = header + answer
+
+    def recv(self, length: int) -> bytes:
+        part, self._answer = self._answer[:length], self._answer[length:]
+        return part
+
+    def _read(self, length: int) -> bytes:
+        data = bytearray()
+        while len(data) < length:
+            part = self._socket.recv(length - len(data))
+            if not part:
+                raise ValueError("it hung up")
+            data += part
+        return bytes(data)
 
 
 def _ids(agent: AgentSSH) -> list[PeerId]:

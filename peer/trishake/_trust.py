@@ -13,7 +13,7 @@ from trishake_protocol.errors import FIRST_APPLICATION_VERDICT
 from trishake_protocol.limits import MAX_REFUSAL_TEXT
 from trishake_protocol.messages import Verdict
 
-from ._errors import Refused, Untrusted
+from ._errors import Refused, Untrusted, without_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,9 @@ async def ask_policy(policy: Policy, introduction: Introduction, seconds: float)
         except Exception:  # noqa: BLE001
             _log.exception("the policy failed for %s", introduction.peer)
             return reject(VerdictCode.INTERNAL)
+        except BaseExceptionGroup as group:
+            _log.exception("the policy failed for %s", introduction.peer)
+            raise without_failures(group) from group
         if not isinstance(decision, Acceptance | Rejection):  # pyright: ignore[reportUnnecessaryIsInstance]
             _log.error("the policy for %s returned %r, not accept() or reject()", introduction.peer, decision)
             return reject(VerdictCode.INTERNAL)

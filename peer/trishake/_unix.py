@@ -25,6 +25,21 @@ _KNOCK_AGAIN: Final = 0.05
 """Seconds before a dialer tries again whom a full backlog kept out: the system tells nobody when there is room."""
 
 
+async def connect(path: str) -> trio.SocketStream:
+    """A connected socket; where the backlog is full, once there is room. Raises OSError."""
+    while True:
+        socket = trio.socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
+        try:
+            await socket.connect(path)
+            if _connected(socket):
+                return trio.SocketStream(socket)
+        except BaseException:
+            socket.close()
+            raise
+        socket.close()
+        await trio.sleep(_KNOCK_AGAIN)
+
+
 class Unix(Transport):
     """A Unix socket. Who may dial is a matter of the file's mode: by default, what the umask gives it.
 
@@ -38,17 +53,7 @@ class Unix(Transport):
 
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.SocketStream:
         """A connected socket. Raises OSError."""
-        while True:
-            socket = trio.socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
-            try:
-                await socket.connect(address.path)
-                if _connected(socket):
-                    return trio.SocketStream(socket)
-            except BaseException:
-                socket.close()
-                raise
-            socket.close()
-            await trio.sleep(_KNOCK_AGAIN)
+        return await connect(address.path)
 
     async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
         """One bound socket; its file is removed with it.

@@ -81,8 +81,10 @@ class GreetingToSign(NamedTuple):
             said = Greeting.decode(record, role)
         except (InvalidPeerId, GreetingRefused) as error:
             raise LocalProtocolError(f"this greeting is not signed: {error}") from None
-        if said.id != signer.key:
+        if said.id != signer.key or said.alg != "ed25519":
             raise LocalProtocolError("this greeting is another identity's: it is not signed")
+        if responder == signer:
+            raise LocalProtocolError("this greeting is one of its owner to himself: it is not signed")
         return cls(GreetingContext(role, rest[:32], rest[32:64], responder), record)
 
 

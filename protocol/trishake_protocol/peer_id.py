@@ -164,28 +164,28 @@ class PeerId:
 
     @classmethod
     def parse(cls, text: str) -> PeerId:
-        """Read any of the text forms, with white space around it; which one it is shows in how it begins.
+        """Read any of the text forms; which one it is shows in how it begins.
 
         The 56 characters, in upper or lower case; an OpenSSH public key line, `ssh-ed25519 AAAA… [comment]`,
         without options in front; `did:key:z6Mk…`; a libp2p peer id, `12D3KooW…` or `bafz…`. At most 1024
-        characters. Raises InvalidPeerId, saying what is wrong with it.
+        characters, and white space around all but the first. Raises InvalidPeerId, saying what is wrong with it.
 
         One slip in the 56 characters goes unseen once in 65536 times; the other forms have nothing to catch one.
         """
         if len(text) > MAX_PEER_TEXT:
             raise InvalidPeerId(f"a peer id is written in at most {MAX_PEER_TEXT} characters, got {len(text)}")
-        text = text.strip()
+        stripped = text.strip()
         for beginning, complaint in _NOT_A_KEY.items():
-            if text.startswith(beginning):
+            if stripped.startswith(beginning):
                 raise InvalidPeerId(complaint)
-        if text.startswith(("ssh-", "ecdsa-", "sk-")) or f" {_SSH_TYPE} " in text:
-            return cls(_key_of_ssh(text))
-        if text.startswith("did:"):
-            return cls(_key_of_did(text))
-        if text.startswith(("12D3", "16Uiu2", "Qm")):
-            return cls(_key_of_libp2p(text))
-        if text[:3].lower() == "baf":
-            return cls(_key_of_cid(text))
+        if stripped.startswith(("ssh-", "ecdsa-", "sk-")) or f" {_SSH_TYPE} " in stripped:
+            return cls(_key_of_ssh(stripped))
+        if stripped.startswith("did:"):
+            return cls(_key_of_did(stripped))
+        if stripped.startswith(("12D3", "16Uiu2", "Qm")):
+            return cls(_key_of_libp2p(stripped))
+        if stripped[:3].lower() == "baf":
+            return cls(_key_of_cid(stripped))
         return cls(_key_of_text(text))
 
     @property

@@ -330,7 +330,7 @@ class Session:
     @property
     def to_sign(self) -> GreetingToSign | None:
         """Our greeting, while it waits for `sign`: where the identity's private key is held elsewhere."""
-        return self._to_sign
+        return self._to_sign if self._machine.state is State.SIGNING else None
 
     def sign(self, signature: bytes) -> None:
         """Send our greeting (SYN-ACK or ACK) under this signature, 64 bytes, over `to_sign.text`.
@@ -338,9 +338,13 @@ class Session:
         Raises LocalProtocolError if none is wanted; or if it is not the identity's, which nobody is shown: the
         session goes on waiting, for another one, `refuse` (responder) or `reject` (initiator).
         """
-        greeting = self._to_sign
+        greeting = self.to_sign
         if greeting is None:
             raise LocalProtocolError(f"no greeting waits for a signature: the session is {self.state.value}")
+        if not isinstance(signature, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError(
+                f"a signature is {limits.SIGNATURE_LENGTH} bytes, got {type(signature).__name__}"
+            )
         if not greeting.verify(self._identity.id, signature):
             raise LocalProtocolError(f"this is no signature of {self._identity.id} over its greeting")
         self._send_greeting(greeting, signature)

@@ -50,6 +50,7 @@ from trishake import (
 )
 from trishake._greeting import Greeter, greet_as_initiator, greet_as_responder
 from trishake._handlers import Handler, Handlers
+from trishake._signer import Signer
 from trishake._wire import Wire
 from trishake_protocol import Profile, Session
 from trishake_protocol.identity import GreetingContext
@@ -257,14 +258,14 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, length: int) -> bytes:
 class Side:
     """What one side brings; `initiate` and `respond` take the same."""
 
-    identity: Identity
+    identity: Identity | Signer
     options: dict[str, Any]
 
     def having(self, **options: Any) -> Side:
         return Side(self.identity, {**self.options, **options})
 
 
-def side(identity: Identity, **options: Any) -> Side:
+def side(identity: Identity | Signer, **options: Any) -> Side:
     """network: Network("home", …), suites: of the quick classical kind, limits: QUICK; unless given."""
     network = options.get("network")
     suites = (0x0101,) if network is not None and network.private else (0x0001,)
@@ -602,13 +603,13 @@ async def open_over(
 ) -> Connection:
     """A connection over any stream, as a Peer makes them over sockets: Ada's is the initiator's."""
     profile = Profile(Network(), (CLASSICAL.id,), caps=(MUX,))
-    if role is Role.INITIATOR:
-        session = Session.initiator(ADA, profile, now=NOW)
-    else:
-        session = Session.responder(BOB, profile, now=NOW)
+    identity = ADA if role is Role.INITIATOR else BOB
+    make = Session.initiator if role is Role.INITIATOR else Session.responder
+    session = make(identity, profile, now=NOW)
     greeter = Greeter(
         session,
         Wire.over(stream),
+        identity=identity,
         trust=anyone,
         limits=limits,
         observer=Observer(),

@@ -21,6 +21,8 @@ THIRD_PARTIES = {"trio"}
 THIRD_PARTIES_OF = {
     "_keys": {"cryptography"},
     "_messages": {"msgpack"},
+    "_qr": {"segno"},
+    "_ssh_agent": {"paramiko"},
     "_tls": {"cryptography"},
     "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }

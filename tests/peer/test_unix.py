@@ -42,6 +42,20 @@ async def test_the_file_is_there_as_long_as_its_listener(path: Path, nursery: tr
     await bound.listener.aclose()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+async def test_the_file_has_the_mode_that_was_asked_for_whatever_the_umask(
+    path: Path, nursery: trio.Nursery, mode: int
+) -> None:
+    for umask in (0o000, 0o077, 0o777):
+        before = os.umask(umask)
+        try:
+            (bound,) = await Unix(mode=mode).listen(at(path), nursery)
+        finally:
+            os.umask(before)
+        async with bound.listener:
+            assert stat.S_IMODE(path.lstat().st_mode) == mode
+
+
 async def test_a_socket_file_that_was_left_behind_is_replaced(path: Path, nursery: trio.Nursery) -> None:
     with stdlib_socket.socket(stdlib_socket.AF_UNIX) as crashed:
         crashed.bind(str(path))

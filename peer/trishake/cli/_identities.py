@@ -105,7 +105,7 @@ def read_peer(text: str) -> PeerId:
         return peer
     if text.endswith(".pub"):
         return PeerId.parse(_first_line(text) or "")
-    return PeerId.parse(text)
+    return PeerId.parse(text.strip())
 
 
 def _facts(peer: PeerId) -> dict[str, object]:
