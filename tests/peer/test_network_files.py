@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import os
 import stat
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from trishake import AlertCode, Rejected, initiate, respond
 from trishake._errors import BadFile
 from trishake._network import Network
 
-from .conftest import ADA, BOB, memory_pair
+from .conftest import ADA, BOB, everything_of, memory_pair
 
 KEYS = tuple(bytes([n]) * 32 for n in range(1, 6))
 
@@ -200,15 +200,6 @@ def test_no_error_shows_what_may_be_nearly_a_key(
     assert "battery" not in shown
 
 
-def everything_of(error: BaseException | None) -> str:
-    """All that a log could show of it and of what it came from, whether its context is suppressed or not."""
-    shown = ""
-    while error is not None:
-        shown += "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error)) + repr(error.args)
-        error = error.__context__
-    return shown
-
-
 def test_a_directory_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="a directory"):
         Network.load(tmp_path)
@@ -238,7 +229,9 @@ def test_it_is_the_networks_of_the_core_with_files() -> None:
         Network("home", b"correct horse battery staple")
 
 
-@pytest.mark.parametrize("change", [Network.with_new_key, Network.with_last_key_first, Network.with_first_key_only])
+@pytest.mark.parametrize(
+    "change", [Network.with_new_key, Network.with_last_key_first, Network.with_first_key_only]
+)
 def test_no_key_is_in_what_a_network_prints(change: Callable[[Network], Network]) -> None:
     network = change(Network("home", KEYS[:2]))
     shown = f"{network} {network!r}"
@@ -319,7 +312,7 @@ async def test_members_meet_whichever_of_two_steps_that_follow_each_has() -> Non
     steps.append(steps[-1].with_new_key())
     steps.append(steps[-1].with_last_key_first())
     steps.append(steps[-1].with_first_key_only())
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         await meet(before, after)
         await meet(after, before)
 
