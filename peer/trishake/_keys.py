@@ -158,9 +158,11 @@ def _public(path: Path, data: bytes) -> BadFile | None:
     """What to say of a file that holds a public key or a certificate; None if it holds neither."""
     line = _PUBLIC_LINE.search(data)
     labels = _labels(data)
+    if _private_labels(labels):
+        return None
     if line and line[0].partition(b" ")[0].endswith(b"-cert-v01@openssh.com"):
         return BadFile(path, "it is a certificate, not a private key", _THE_PRIVATE_ONE)
-    if not _private_labels(labels) and any(label.endswith("CERTIFICATE") for label in labels):
+    if any(label.endswith("CERTIFICATE") for label in labels):
         return BadFile(path, "it is a certificate, not a private key", "Give the file of its private key.")
     if line or "PUBLIC KEY" in labels or b"---- BEGIN SSH2 PUBLIC KEY ----" in data:
         return BadFile(path, "it is a public key, not the private one", _THE_PRIVATE_ONE)

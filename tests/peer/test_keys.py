@@ -115,6 +115,10 @@ def test_a_file_with_windows_line_ends_and_text_around_the_key(path: Path) -> No
     assert Identity.load(written(path, openssh_file().replace(b"\n", b"\r\n"))).id.key == POINT
 
 
+def test_a_file_with_the_public_key_beside_the_private_one(path: Path) -> None:
+    assert Identity.load(written(path, PUBLIC_LINE + b" ada@home\n" + OPENSSH)).id.key == POINT
+
+
 def test_a_password_for_a_file_that_is_not_encrypted_is_not_asked_for(path: Path) -> None:
     def never() -> str:
         raise AssertionError("asked")
@@ -400,6 +404,7 @@ BAD_FILES: Final[dict[str, tuple[bytes, str]]] = {
     "PuTTY's": (b"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", "puttygen KEY.ppk -O private-openssh"),
     "two keys": (OPENSSH + pkcs8(KEY), "it holds 2 private keys"),
     "a key and a certificate": (OPENSSH + armoured(b"0\0", "CERTIFICATE"), "it holds more than a private key"),
+    "a key and its public half": (pkcs8(KEY) + PUBLIC_PEM, "it holds more than a private key"),
     "no end line": (OPENSSH.rpartition(b"-----END")[0], "its END line is missing"),
     "another end line": (OPENSSH.replace(b"END OPENSSH", b"END"), "its END line is missing"),
     "a begin line alone": (b"-----BEGIN OPENSSH PRIVATE KEY-----", "its END line is missing"),
@@ -663,7 +668,7 @@ for _ in range(8):
     if children[-1] == 0:
         os.close(opener)
         os.read(gate, 1)  # ends when the gate is opened, for all at once
-        print(Identity.load_or_create(sys.argv[1]).id, flush=True)
+        os.write(1, f"{Identity.load_or_create(sys.argv[1]).id}\\n".encode())
         os._exit(0)
 os.close(opener)
 sys.exit(max(os.waitpid(child, 0)[1] for child in children) != 0)
