@@ -231,7 +231,7 @@ def _private_key(path: Path, data: bytes, password: Password) -> Ed25519PrivateK
         if key is None:
             raise _wrong_password(path)
     else:
-        key = None if b"Proc-Type: 4,ENCRYPTED" in block else _pem(block, None)
+        key = _pem(block, None)
         if key is None and label in _OLD_LABELS:
             raise BadFile(path, f"it is {_OLD_LABELS[label]}", _NEEDED)
     if key is None:
@@ -266,7 +266,7 @@ def _one_block(path: Path, data: bytes) -> tuple[str, bytes]:
     end = data.find(end_line, start)
     if end < 0:
         raise BadFile(path, "it is cut off: its END line is missing", _DAMAGED)
-    return private[0], data[start : end + len(end_line)].replace(b"\r", b"") + b"\n"
+    return private[0], data[start : end + len(end_line)] + b"\n"
 
 
 def _labels(data: bytes) -> list[str]:
@@ -295,7 +295,7 @@ class _OfAnotherKind:
 
 
 def _pem(block: bytes, password: bytes | None) -> object | None:
-    """The key of a PEM block, of any kind; None if it makes none with this password."""
+    """The key of a PEM block, of any kind; None if it makes none with this password, or for want of one."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 

@@ -544,6 +544,14 @@ def test_a_key_of_openssl_of_another_kind_is_named(
         Identity.load(path, password=password or None)
 
 
+def test_a_key_with_its_parameters_before_it_is_one_key(path: Path) -> None:
+    run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-out", path)
+    path.chmod(0o600)
+    assert path.read_text().count("-----BEGIN") == 2
+    with pytest.raises(BadFile, match=r"it is an ECDSA key \(secp256r1\)"):
+        Identity.load(path)
+
+
 def test_a_dsa_key_is_named(path: Path) -> None:
     content = pkcs8(dsa.generate_private_key(1024))
     with pytest.raises(BadFile, match="it is a DSA key of 1024 bits"):
