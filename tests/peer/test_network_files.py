@@ -368,9 +368,8 @@ async def test_who_replaces_a_file_waits_for_who_has_locked_it(path: Path) -> No
     before = Network("home", KEYS[0])
     before.save(path)
     after = before.with_new_key()
-    async with trio.open_nursery() as nursery:
-        async with locked(path):
-            nursery.start_soon(after.replace, path)
-            await trio.testing.wait_all_tasks_blocked()
-            assert Network.load(path) == before
+    async with trio.open_nursery() as nursery, locked(path):
+        nursery.start_soon(after.replace, path)
+        await trio.testing.wait_all_tasks_blocked()
+        assert Network.load(path) == before
     assert Network.load(path) == after
