@@ -157,9 +157,11 @@ def _public(path: Path, data: bytes) -> BadFile | None:
     """What to say of a file that holds a public key or a certificate; None if it holds neither."""
     line = _PUBLIC_LINE.search(data)
     labels = _labels(data)
+    if _private_labels(labels):
+        return None
     if line and line[0].partition(b" ")[0].endswith(b"-cert-v01@openssh.com"):
         return BadFile(path, "it is a certificate, not a private key", _THE_PRIVATE_ONE)
-    if not _private_labels(labels) and any(label.endswith("CERTIFICATE") for label in labels):
+    if any(label.endswith("CERTIFICATE") for label in labels):
         return BadFile(path, "it is a certificate, not a private key", "Give the file of its private key.")
     if line or "PUBLIC KEY" in labels or b"---- BEGIN SSH2 PUBLIC KEY ----" in data:
         return BadFile(path, "it is a public key, not the private one", _THE_PRIVATE_ONE)
@@ -228,7 +230,7 @@ def _private_key(path: Path, data: bytes, password: Password) -> Ed25519PrivateK
         if key is None:
             raise _wrong_password(path)
     else:
-        key = None if b"Proc-Type: 4,ENCRYPTED" in block else _pem(block, None)
+        key = _pem(block, None)
         if key is None and label in _OLD_LABELS:
             raise BadFile(path, f"it is {_OLD_LABELS[label]}", _NEEDED)
     if key is None:
@@ -263,7 +265,7 @@ def _one_block(path: Path, data: bytes) -> tuple[str, bytes]:
     end = data.find(end_line, start)
     if end < 0:
         raise BadFile(path, "it is cut off: its END line is missing", _DAMAGED)
-    return private[0], data[start : end + len(end_line)].replace(b"\r", b"") + b"\n"
+    return private[0], data[start : end + len(end_line)] + b"\n"
 
 
 def _labels(data: bytes) -> list[str]:
@@ -292,7 +294,7 @@ class _OfAnotherKind:
 
 
 def _pem(block: bytes, password: bytes | None) -> object | None:
-    """The key of a PEM block, of any kind; None if it makes none with this password."""
+    """The key of a PEM block, of any kind; None if it makes none with this password, or for want of one."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 

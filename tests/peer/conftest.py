@@ -16,6 +16,7 @@ import inspect
 import os
 import socket as stdlib_socket
 import struct
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -159,6 +160,15 @@ async def cancelled_at(step: int, call: Callable[[], Awaitable[object]]) -> bool
         finally:
             trio.lowlevel.remove_instrument(instrument)
     return instrument.steps_left <= 0
+
+
+def everything_of(error: BaseException | None) -> str:
+    """All that a log could show of it and of what it came from, whether its context is suppressed or not."""
+    shown = ""
+    while error is not None:
+        shown += "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error)) + repr(error.args)
+        error = error.__context__
+    return shown
 
 
 # --- pairs of streams -----------------------------------------------------------------------------------

@@ -7,21 +7,22 @@ import hashlib
 import itertools
 import os
 import stat
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 import trishake_protocol
 from trishake import AlertCode, Rejected, initiate, respond
 from trishake._errors import BadFile
+from trishake._files import locked
 from trishake._network import Network
 
-from .conftest import ADA, BOB, memory_pair
+from .conftest import ADA, BOB, everything_of, memory_pair
 
 KEYS = tuple(bytes([n]) * 32 for n in range(1, 6))
 
@@ -201,15 +202,6 @@ def test_no_error_shows_what_may_be_nearly_a_key(
     assert "battery" not in shown
 
 
-def everything_of(error: BaseException | None) -> str:
-    """All that a log could show of it and of what it came from, whether its context is suppressed or not."""
-    shown = ""
-    while error is not None:
-        shown += "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error)) + repr(error.args)
-        error = error.__context__
-    return shown
-
-
 def test_a_directory_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="a directory"):
         Network.load(tmp_path)
@@ -372,10 +364,12 @@ async def test_only_the_file_of_the_same_network_is_replaced(path: Path) -> None
     assert notes.read_text() == "Buy milk.\n"
 
 
-async def test_of_many_that_replace_a_file_at_once_each_finds_a_whole_one(path: Path) -> None:
-    networks = [Network("home", key) for key in KEYS]
-    networks[0].save(path)
-    async with trio.open_nursery() as nursery:
-        for network in networks:
-            nursery.start_soon(network.replace, path)
-    assert Network.load(path) in networks
+async def test_who_replaces_a_file_waits_for_who_has_locked_it(path: Path) -> None:
+    before = Network("home", KEYS[0])
+    before.save(path)
+    after = before.with_new_key()
+    async with trio.open_nursery() as nursery, locked(path):
+        nursery.start_soon(after.replace, path)
+        await trio.testing.wait_all_tasks_blocked()
+        assert Network.load(path) == before
+    assert Network.load(path) == after
