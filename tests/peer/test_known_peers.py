@@ -876,7 +876,7 @@ async def test_fifty_processes_record_at_once_and_who_reads_sees_a_whole_file(pa
     assert {(entry.name, entry.peer) for entry in reader.peers()} == {
         (f"host:{index}", number(index)) for index in range(50)
     }
-    assert len(seen) > 5  # it was there while they wrote
+    assert len(seen) > 2  # it was there while they wrote
     assert {each.name for each in path.parent.iterdir()} == {"known_peers", "known_peers.lock"}
 
 
