@@ -354,6 +354,8 @@ BAD_LINES: Final = {
     "not UTF-8": f"other:1 {EVE.id} ".encode() + b"\xff",
     "not UTF-8 in a comment line": b"# caf\xe9",
     "CR inside": f"other:1 {EVE.id}\rhost:1 {EVE.id}".encode(),
+    "CR in a comment": f"other:1 {EVE.id} met\rhost:1 {EVE.id}".encode(),
+    "CR in a comment line": f"# met\rhost:1 {EVE.id}".encode(),
     "two CRs": f"other:1 {EVE.id}\r\r".encode(),
     "too long": f"other:1 {EVE.id} ".encode() + b"x" * 4096,
     "too long a comment line": b"#" * 4097,
@@ -527,6 +529,14 @@ async def test_while_the_file_is_of_no_use_nobody_is_welcome(
             await policy.forget("host:1")
 
 
+async def test_a_file_that_was_removed_knows_nobody(good: Path) -> None:
+    policy = KnownPeers(good)
+    assert len(policy.peers()) == 3
+    good.unlink()
+    assert policy.peers() == ()
+    assert await policy(dialed(EVE.id)) == accept()
+
+
 async def test_a_file_that_has_become_of_no_use_forgets_what_it_was(good: Path) -> None:
     policy = KnownPeers(good)
     assert await policy(dialed(ADA.id)) == accept()
@@ -625,6 +635,13 @@ async def test_all_of_a_peers_lines_are_forgotten_at_once(path: Path) -> None:
         removed = await KnownPeers(path).forget(who)
         assert [entry.name for entry in removed] == ["host:1", "*", "other:1"]
         assert path.read_bytes() == GOOD.replace(f"host:1 {ADA.id}\n".encode(), b"")
+
+
+async def test_a_last_line_without_an_end_stays_when_another_is_forgotten(good: Path) -> None:
+    cut = GOOD[:-10]
+    good.write_bytes(cut)
+    assert len(await KnownPeers(good).forget("host:1")) == 1
+    assert good.read_bytes() == cut.replace(f"host:1 {ADA.id}\n".encode(), b"")
 
 
 async def test_who_is_not_there_is_not_forgotten_and_nothing_is_written(good: Path) -> None:
@@ -859,7 +876,7 @@ async def test_fifty_processes_record_at_once_and_who_reads_sees_a_whole_file(pa
     assert {(entry.name, entry.peer) for entry in reader.peers()} == {
         (f"host:{index}", number(index)) for index in range(50)
     }
-    assert len(seen) > 5  # it was there while they wrote
+    assert len(seen) > 2  # it was there while they wrote
     assert {each.name for each in path.parent.iterdir()} == {"known_peers", "known_peers.lock"}
 
 
