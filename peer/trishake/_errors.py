@@ -384,8 +384,8 @@ def _named(peer: PeerId | None) -> str:
 def without_failures(group: BaseExceptionGroup) -> BaseException:
     """What is left of a nursery's group but its failures, where it was cancelled and a task of it failed besides.
 
-    A scope that takes a Cancelled out of such a group lets the rest through: so who answers for the failure, as for
-    one of the application's own code, has to take it out first.
+    A scope that takes a Cancelled out of such a group lets the rest through: so who answers for the failure, as
+    for one of the application's own code, has to take it out first.
     """
     _, others = group.split(Exception)
     assert others is not None

@@ -176,7 +176,7 @@ class KnownPeers:
                 f"If it should be, add this line: {name} {peer}",
             )
         if self._ask is not None and not await self._ask(introduction):
-            return reject(why=f"Asked whether it is to be known as {name}, the answer was no.")
+            return reject(why="Whoever was asked about it said no.")
         await self._record(name, peer)
         return accept()
 

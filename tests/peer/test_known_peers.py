@@ -104,6 +104,9 @@ async def yes(_: Introduction) -> bool:
     return True
 
 
+NO = "Whoever was asked about it said no."
+
+
 async def no(_: Introduction) -> bool:
     return False
 
@@ -198,7 +201,7 @@ async def test_strict_takes_only_who_is_recorded_and_says_which_line_is_missing(
 
 
 async def test_a_yes_is_recorded_and_a_no_is_not(path: Path) -> None:
-    assert await KnownPeers(path, ask=no)(dialed(ADA.id)) == reject()
+    assert await KnownPeers(path, ask=no)(dialed(ADA.id)) == reject(why=NO)
     assert not path.exists()
     assert await KnownPeers(path, ask=yes)(dialed(ADA.id)) == accept()
     assert await KnownPeers(path, ask=never_asked)(dialed(ADA.id)) == accept()
@@ -249,14 +252,14 @@ async def test_without_a_name_who_is_known_under_any_is_welcome(good: Path, intr
 
 
 async def test_a_dialer_that_was_said_yes_to_is_known_and_vouches_for_no_name(path: Path) -> None:
-    assert await KnownPeers(path, ask=no)(dialer(EVE.id)) == reject()
+    assert await KnownPeers(path, ask=no)(dialer(EVE.id)) == reject(why=NO)
     assert await KnownPeers(path, ask=yes)(dialer(EVE.id)) == accept()
     assert [(entry.name, entry.peer) for entry in KnownPeers(path).peers()] == [("*", EVE.id)]
     assert await KnownPeers(path, strict=True)(dialer(EVE.id)) == accept()
     for name in ("host:1", "*", "%2a", "%2A"):
         decision = await KnownPeers(path, strict=True)(dialed(EVE.id, name))
         assert isinstance(decision, Rejection), name
-        assert await KnownPeers(path, ask=no)(dialed(EVE.id, name)) == reject()
+        assert await KnownPeers(path, ask=no)(dialed(EVE.id, name)) == reject(why=NO)
     assert await KnownPeers(path)(dialed(BOB.id, "*")) == accept()
     assert [entry.name for entry in KnownPeers(path).peers()] == ["*", "%2A"]
 
