@@ -37,6 +37,7 @@ from .conftest import (
     QUICK,
     StreamPairMaker,
     Watch,
+    cancelled_at,
     memory_pair,
     open_sockets,
     outcomes,
@@ -394,6 +395,24 @@ async def test_a_dial_that_is_cancelled_while_it_is_signed_leaves_nothing_open(t
             assert not host.connections
             ada.behave = None
             assert (await guest.dial(invite)).peer == BOB.id
+
+
+async def test_a_dial_that_is_cancelled_at_any_step_leaves_nothing_open() -> None:
+    ada = Elsewhere(ADA)
+    async with peer(Elsewhere(BOB), limits=replace(QUICK, handshake_burst=10**6)) as host, peer(ada) as guest:
+        invite = (await host.listen("mem://bob")).invite
+
+        async def dial() -> None:
+            await (await guest.dial(invite)).aclose()
+
+        for step in range(1, 500):
+            reached = await cancelled_at(step, dial)
+            assert ada.under_way == 0
+            if not reached:
+                break
+            await dial()
+        assert not reached
+        assert step > 10
 
 
 @pytest.mark.parametrize("what", ["peer", "listener"])

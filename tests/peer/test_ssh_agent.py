@@ -28,7 +28,7 @@ from trishake_protocol.identity import GreetingContext
 from trishake_protocol.messages import Greeting
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, ANYWHERE, BOB, EVE, NOW, QUICK, Watch, open_sockets
+from .conftest import ADA, ANYWHERE, BOB, EVE, NOW, QUICK, Watch, cancelled_at, open_sockets
 
 
 def program(name: str) -> str:
@@ -515,3 +515,17 @@ async def test_a_process_whose_agent_is_silent_exits_when_it_wants_to(tmp_path: 
         with trio.fail_after(20):
             done = await trio.run_process(command, env=env, capture_stderr=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+async def test_cancelled_at_any_step_it_leaves_nothing_open(agent: Agent) -> None:
+    agent.add("key")
+    signer = await SshAgent.connect(path=agent.path)
+    before = open_sockets()
+    for step in range(1, 200):
+        reached = await cancelled_at(step, lambda: signer.sign(greeting(signer.id)))
+        assert open_sockets() == before, step
+        assert not any(busy(thread) for thread in threading.enumerate()), step
+        if not reached:
+            break
+    assert not reached
+    assert step > 5
