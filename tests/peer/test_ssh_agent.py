@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trishake import AlertCode, Identity, InvalidPeerId, Peer, PeerId, Rejected, only
 from trishake._errors import SigningFailed
@@ -497,6 +498,21 @@ async def test_an_agent_that_is_busy_holds_up_nobody_else(tmp_path: Path) -> Non
             with trio.move_on_after(0.2) as scope:
                 await SshAgent.connect(path=path)
             assert scope.cancelled_caught
+
+
+async def test_many_who_wait_for_a_silent_agent_hold_up_no_other_thread(tmp_path: Path) -> None:
+    """Such as Trio's own, which look up names."""
+    path = tmp_path / "agent"
+    common = trio.to_thread.current_default_thread_limiter()
+    with claims(path, silent=True):
+        signer = SshAgent(BOB.id, str(path))
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(signer.sign, greeting(BOB.id))
+            await wait_all_tasks_blocked()
+            assert sum(busy(thread) for thread in threading.enumerate()) <= 8
+            assert common.borrowed_tokens == 0
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_process_whose_agent_is_silent_exits_when_it_wants_to(tmp_path: Path) -> None:
