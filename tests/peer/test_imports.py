@@ -20,10 +20,11 @@ THIRD_PARTIES = {"trio"}
 """What `trishake` imports beside the core and the standard library: no cryptography."""
 THIRD_PARTIES_OF = {
     "_messages": {"msgpack"},
+    "_ssh_agent": {"paramiko"},
     "_tls": {"cryptography"},
     "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }
-"""And what one module alone does: values, a certificate, and the extra `websocket`."""
+"""And what one module alone does: values, a certificate, and the extras `ssh` and `websocket`."""
 
 
 def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:
