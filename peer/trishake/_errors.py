@@ -232,6 +232,8 @@ class Untrusted(Refused):
 class SigningFailed(Refused):
     """Our identity's key is held elsewhere, and did not sign our greeting. what: why not."""
 
+    retryable = True  # an agent is unlocked, a process started again; a peer that is kept is not given up for that
+
     def __init__(self, what: str) -> None:
         super().__init__(
             VerdictCode.INTERNAL,

@@ -46,7 +46,7 @@ def read_file(path: Path, *, limit: int, others_may: str) -> tuple[bytes, Versio
     """
     try:
         # Without O_NONBLOCK, to open a named pipe would wait for who writes to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -56,7 +56,7 @@ def read_file(path: Path, *, limit: int, others_may: str) -> tuple[bytes, Versio
         if not stat.S_ISREG(status.st_mode):
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise BadFile(path, f"it is {what}", "Give the path of a file.")
-        _check_rights(path, status.st_mode, others_may)
+        _check_rights(path, status, others_may)
         if status.st_size > limit:
             raise BadFile(path, f"{status.st_size} bytes, the limit is {limit}", "Is it the right file?")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -123,11 +123,11 @@ async def locked(path: Path) -> AsyncGenerator[None]:
 
     The lock is on a file beside it, `.lock`, which stays; the system gives it back when its holder dies.
     """
-    import fcntl  # where there is none, files can still be read
+    import fcntl  # there is none but on Unix
 
     lock = _beside(path, ".lock")
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, lock):
@@ -163,7 +163,7 @@ def _write_beside(path: Path, data: bytes, suffix: str, mode: int, owner: tuple[
     temporary = _beside(path, suffix)
     with suppress(FileNotFoundError):
         temporary.unlink()  # of one who was killed at this
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if owner is not None:
@@ -181,26 +181,24 @@ def _write_beside(path: Path, data: bytes, suffix: str, mode: int, owner: tuple[
 
 def _sync_directory(directory: Path) -> None:
     """So that the new name outlives a loss of power too."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _check_rights(path: Path, mode: int, others_may: str) -> None:
+def _check_rights(path: Path, status: os.stat_result, others_may: str) -> None:
     if os.name != "posix":
         return
+    quoted, mode = as_argument(path), status.st_mode & 0o777
+    # Root may read whoever's file, and in a container all that is mounted is another's.
+    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
+        raise BadFile(path, f"it belongs to another user (uid {status.st_uid})", f"Run: sudo chown $USER {quoted}")
     if others_may == "nothing" and mode & 0o077:
-        raise BadFile(
-            path, f"others may use it: its mode is {mode & 0o777:04o}", f"Run: chmod 600 {as_argument(path)}"
-        )
+        raise BadFile(path, f"others may use it: its mode is {mode:04o}", f"Run: chmod 600 {quoted}")
     if mode & 0o022:
-        raise BadFile(
-            path,
-            f"others may write it: its mode is {mode & 0o777:04o}",
-            f"Run: chmod go-w {as_argument(path)}",
-        )
+        raise BadFile(path, f"others may write it: its mode is {mode:04o}", f"Run: chmod go-w {quoted}")
 
 
 def _version(status: os.stat_result) -> Version:

@@ -11,7 +11,6 @@ import trio
 from trishake_protocol import PeerId
 from trishake_protocol.messages import StreamOpen
 
-from ._errors import without_failures
 from ._limits import Limits
 from ._observer import Observer
 from ._trust import Decision, Introduction, Policy, ask_policy
@@ -73,10 +72,6 @@ class Handlers:
             else:
                 _log.exception("the handler of %r failed", stream)
             await trio.aclose_forcefully(stream)
-        except BaseExceptionGroup as group:
-            _log.exception("the handler of %r failed", stream)
-            await trio.aclose_forcefully(stream)
-            raise without_failures(group) from group
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise

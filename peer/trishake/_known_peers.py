@@ -56,6 +56,10 @@ class _Changed(Rejection):
     known: KnownPeer
     path: Path
 
+    @property
+    def says_more(self) -> bool:
+        return True
+
     def refusal(self, peer: PeerId) -> Refused:
         return ChangedIdentity(self.known.name, self.known.peer, peer, self.path, self.known.line)
 

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 import trio
 
-from ._errors import BadMessage, MessageTooLarge, RequestFailed, is_request_kind, without_failures
+from ._errors import BadMessage, MessageTooLarge, RequestFailed, is_request_kind
 
 MAX_SIZE: Final = 2**20
 """Bytes of one message, unless the application says otherwise; the four of its length are not counted."""
@@ -372,9 +372,6 @@ async def _call(
             return [1, failure.kind, _cut(failure.text)]
         _log.exception("the function that answers a request of %s failed", peer or "the other side")
         return [1, "failed", ""]
-    except BaseExceptionGroup as group:
-        _log.exception("the function that answers a request of %s failed", peer or "the other side")
-        raise without_failures(group) from group
     return None
 
 

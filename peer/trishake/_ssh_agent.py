@@ -41,6 +41,10 @@ _KEYS: Final = b"\x0c"
 _SHORTEST_KEY: Final = 8
 """Bytes in such an answer: the lengths of the key and of its comment."""
 
+_THREADS: Final = 8
+"""That ask one agent at once; the others wait. They are not counted among Trio's 40, which look up names too: an
+agent that is silent, or asks its owner each time, would hold up whoever needs one."""
+
 _T = TypeVar("_T")
 
 
@@ -51,6 +55,7 @@ class SshAgent(Signer):
         """path: of the agent's socket. Nothing is asked yet."""
         super().__init__(id_)
         self._path = path
+        self._threads = trio.CapacityLimiter(_THREADS)
 
     @classmethod
     async def connect(
@@ -65,7 +70,7 @@ class SshAgent(Signer):
         where = os.environ.get("SSH_AUTH_SOCK") if path is None else os.fspath(path)
         if not where:
             raise SigningFailed("there is no ssh-agent (SSH_AUTH_SOCK is not set)")
-        held = await _in_agent(where, _ids)
+        held = await _in_agent(where, _ids, trio.CapacityLimiter(1))
         if peer is not None:
             wanted = as_peer_id(peer)
             if wanted not in held:
@@ -79,10 +84,10 @@ class SshAgent(Signer):
         return cls(held[0], where)
 
     async def sign(self, greeting: GreetingToSign) -> bytes:
-        return await _in_agent(self._path, partial(_sign, id_=self.id, text=greeting.text))
+        return await _in_agent(self._path, partial(_sign, id_=self.id, text=greeting.text), self._threads)
 
 
-async def _in_agent(path: str, ask: Callable[[AgentSSH], _T]) -> _T:
+async def _in_agent(path: str, ask: Callable[[AgentSSH], _T], threads: trio.CapacityLimiter) -> _T:
     """Connect, and ask in a thread. Cancelled, it shuts the socket down, and waits for the thread to end."""
     try:
         stream = await connect(path)
@@ -94,7 +99,7 @@ async def _in_agent(path: str, ask: Callable[[AgentSSH], _T]) -> _T:
             blocking.setblocking(True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_hang_up_at_the_end, blocking)
-                answered = await trio.to_thread.run_sync(_ask, path, blocking, ask)
+                answered = await trio.to_thread.run_sync(_ask, path, blocking, ask, limiter=threads)
                 nursery.cancel_scope.cancel()
     if isinstance(answered, SigningFailed | ImportError):
         raise answered

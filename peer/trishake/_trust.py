@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -85,9 +85,9 @@ class Rejection:
 
     @property
     def says_more(self) -> bool:
-        """Than that nobody knows the peer."""
-        details = (self.text, self.retry_after, self.why)
-        return self.reason is not VerdictCode.IDENTITY_UNKNOWN or details != (None, None, None)
+        """Than that nobody here knows the peer."""
+        details = (self.text, self.retry_after)
+        return self.reason is not VerdictCode.IDENTITY_UNKNOWN or details != (None, None)
 
     def refusal(self, peer: PeerId) -> Refused:
         """The error that our own side raises, or hands to its observer."""
@@ -223,8 +223,8 @@ def all_of(*policies: Policy) -> Policy:
 def any_of(*policies: Policy) -> Policy:
     """Who is welcome to one of these, asked in order until one accepts.
 
-    Where none does, the answer is the first that says more than IDENTITY_UNKNOWN, or else the first. Nobody is
-    welcome to none at all.
+    Where none does, the answer is the first that says more than IDENTITY_UNKNOWN, or else the first, and its `why`
+    is that of all of them. Nobody is welcome to none at all.
     """
 
     async def any_of_these(introduction: Introduction) -> Decision:
@@ -234,8 +234,11 @@ def any_of(*policies: Policy) -> Policy:
             if not isinstance(decision, Rejection):
                 return decision
             rejections.append(decision)
-        telling = (rejection for rejection in rejections if rejection.says_more)
-        return next(telling, rejections[0] if rejections else reject(VerdictCode.IDENTITY_UNKNOWN))
+        if not rejections:
+            return reject(VerdictCode.IDENTITY_UNKNOWN)
+        telling = next((rejection for rejection in rejections if rejection.says_more), rejections[0])
+        whys = [rejection.why for rejection in rejections if rejection.why is not None]
+        return replace(telling, why=" ".join(whys) or None)
 
     return any_of_these
 

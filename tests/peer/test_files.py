@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -337,3 +338,34 @@ async def test_a_lock_in_a_missing_directory_is_an_error_of_the_system(tmp_path:
     with pytest.raises(FileNotFoundError):
         async with locked(tmp_path / "none" / "file"):
             raise AssertionError
+
+
+AS_ANOTHER = """
+import os, shlex, sys
+from pathlib import Path
+from trishake import BadFile
+from trishake._files import read_file
+
+os.setuid(1234)
+for path in sys.argv[1:]:
+    try:
+        print(read_file(Path(path), limit=9, others_may="read")[0].decode())
+    except BadFile as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file another user's")
+def test_a_file_of_another_user_is_refused_but_roots_is_not() -> None:
+    with tempfile.TemporaryDirectory() as directory:  # tmp_path is in a directory that is root's alone
+        os.chmod(directory, 0o755)
+        paths = [os.path.join(directory, str(owner)) for owner in (0, 1234, 4321)]
+        for path in paths:
+            Path(path).write_bytes(b"whose")
+            os.chmod(path, 0o644)
+            os.chown(path, int(os.path.basename(path)), -1)
+        command = [sys.executable, "-c", AS_ANOTHER, *paths]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *mine, others = done.stdout.splitlines()
+    assert mine == ["whose", "whose"]
+    assert others == f"{paths[2]}: it belongs to another user (uid 4321). Run: sudo chown $USER {paths[2]}"

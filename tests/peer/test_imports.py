@@ -26,7 +26,7 @@ THIRD_PARTIES_OF = {
     "_tls": {"cryptography"},
     "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }
-"""And what one module alone does: key files, values, a certificate, and the extra `websocket`."""
+"""And what one module alone does: key files, values, a certificate, and the extras `qr`, `ssh` and `websocket`."""
 
 
 def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:

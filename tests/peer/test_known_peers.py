@@ -1108,3 +1108,12 @@ async def test_peers_meet_under_a_virtual_clock(path: Path, autojump_clock: Mock
             assert connection.peer == BOB.id
             await connection.aclose()
     assert trio.current_time() < 60
+
+
+async def test_a_change_is_not_drowned_by_what_another_policy_says(good: Path) -> None:
+    name, known = next(iter(NAMES.items()))
+    decision = await any_of(only(), KnownPeers(good))(dialed(EVE.id, name))
+    assert isinstance(decision, Rejection)
+    error = decision.refusal(EVE.id)
+    assert isinstance(error, ChangedIdentity)
+    assert (error.expected, error.actual) == (known, EVE.id)

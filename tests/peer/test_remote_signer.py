@@ -30,7 +30,7 @@ from trishake_protocol.identity import GreetingContext
 from trishake_protocol.messages import Greeting
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, ANYWHERE, BOB, EVE, NOW, QUICK, Watch, open_sockets, read_to_end
+from .conftest import ADA, ANYWHERE, BOB, EVE, NOW, QUICK, Watch, cancelled_at, open_sockets, read_to_end
 
 HOLDER = """
 import sys, trio
@@ -349,3 +349,17 @@ async def test_where_the_backlog_is_full_it_waits_for_its_turn(path: Path) -> No
             with trio.move_on_after(0.2) as scope:
                 await RemoteSigner.connect(path)
             assert scope.cancelled_caught
+
+
+async def test_cancelled_at_any_step_it_leaves_nothing_open(path: Path) -> None:
+    async with held_here(path):
+        before = open_sockets()
+        signer = RemoteSigner(BOB.id, path)
+        for step in range(1, 200):
+            reached = await cancelled_at(step, lambda: signer.sign(greeting(BOB)))
+            await wait_all_tasks_blocked()
+            assert open_sockets() == before, step
+            if not reached:
+                break
+        assert not reached
+        assert step > 5

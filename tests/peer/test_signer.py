@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trishake import (
     AlertCode,
+    Connection,
     DialError,
     Identity,
     Peer,
@@ -36,6 +37,7 @@ from .conftest import (
     QUICK,
     StreamPairMaker,
     Watch,
+    cancelled_at,
     memory_pair,
     open_sockets,
     outcomes,
@@ -216,13 +218,13 @@ FAILING = pytest.mark.parametrize(
         pytest.param(raising(Refused(AlertCode.BUSY, "no time")), "signer failed (Refused", id="a DialError"),
         pytest.param(raising(ExceptionGroup("g", [OSError(), KeyError()])), "ExceptionGroup", id="a group"),
         pytest.param(two_tasks_that_fail, "ExceptionGroup", id="a nursery"),
-        pytest.param(giving(None), "64 bytes, got NoneType", id="None"),
-        pytest.param(giving("x" * 64), "64 bytes, got str", id="str"),
-        pytest.param(giving(7), "64 bytes, got int", id="int"),
-        pytest.param(giving(b""), "no signature of", id="empty"),
-        pytest.param(giving(bytes(64)), "no signature of", id="zeros"),
-        pytest.param(giving(bytes(10**6)), "no signature of", id="huge"),
-        pytest.param(of_another_greeting, "no signature of", id="another greeting's"),
+        pytest.param(giving(None), "not signed: a signature is 64 bytes, got NoneType", id="None"),
+        pytest.param(giving("x" * 64), "not signed: a signature is 64 bytes, got str", id="str"),
+        pytest.param(giving(7), "not signed: a signature is 64 bytes, got int", id="int"),
+        pytest.param(giving(b""), "not signed: this is no signature of", id="empty"),
+        pytest.param(giving(bytes(64)), "not signed: this is no signature of", id="zeros"),
+        pytest.param(giving(bytes(10**6)), "not signed: this is no signature of", id="huge"),
+        pytest.param(of_another_greeting, "not signed: this is no signature of", id="another greeting's"),
     ],
 )
 
@@ -395,6 +397,24 @@ async def test_a_dial_that_is_cancelled_while_it_is_signed_leaves_nothing_open(t
             assert (await guest.dial(invite)).peer == BOB.id
 
 
+async def test_a_dial_that_is_cancelled_at_any_step_leaves_nothing_open() -> None:
+    ada = Elsewhere(ADA)
+    async with peer(Elsewhere(BOB), limits=replace(QUICK, handshake_burst=10**6)) as host, peer(ada) as guest:
+        invite = (await host.listen("mem://bob")).invite
+
+        async def dial() -> None:
+            await (await guest.dial(invite)).aclose()
+
+        for step in range(1, 500):
+            reached = await cancelled_at(step, dial)
+            assert ada.under_way == 0
+            if not reached:
+                break
+            await dial()
+        assert not reached
+        assert step > 10
+
+
 @pytest.mark.parametrize("what", ["peer", "listener"])
 async def test_who_leaves_while_a_greeting_is_signed_says_so(what: str) -> None:
     bob, watch = Elsewhere(BOB, never), Watch()
@@ -470,3 +490,41 @@ async def test_dials_that_cross_become_one_connection() -> None:
             nursery.start_soon(first.dial, to_bob)
             nursery.start_soon(second.dial, to_ada)
         assert len(first.connections) == len(second.connections) == 1
+
+
+async def test_a_dial_that_is_being_signed_gives_way_to_the_one_that_is_kept() -> None:
+    """The other side has dialed us meanwhile, and the larger id's dial is the one that stays."""
+    smaller, larger = sorted((ADA, BOB), key=lambda identity: identity.id)
+
+    async def answers_only(greeting: GreetingToSign) -> bytes:
+        return ours.right(greeting) if greeting.context.role is Role.RESPONDER else await never(greeting)
+
+    ours = Elsewhere(smaller, answers_only)
+    async with peer(ours) as first, peer(larger) as second:
+        to_us, to_them = [(await one.listen(ANYWHERE)).invite for one in (first, second)]
+        dialed: list[Connection] = []
+
+        async def dial() -> None:
+            dialed.append(await first.dial(to_them))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dial)
+            while not ours.under_way:
+                await trio.sleep(0.001)
+            await second.dial(to_us)
+        assert dialed == list(first.connections)
+        assert dialed[0].role is Role.RESPONDER
+        assert ours.under_way == 0
+
+
+async def test_a_peer_that_is_kept_is_dialed_again_when_the_key_is_back(autojump_clock: MockClock) -> None:
+    ada, watch = Elsewhere(ADA, raising(OSError("unplugged"))), Watch()
+    async with peer(BOB) as host, peer(ada, observer=watch) as guest:
+        keeper = guest.keep((await host.listen("mem://bob")).invite)
+        failure = await watch.wait_failed()
+        assert isinstance(failure, SigningFailed)
+        assert failure.retryable
+        await trio.sleep(5)
+        assert ada.asked > 1
+        ada.behave = None
+        assert (await keeper.connected()).peer == BOB.id

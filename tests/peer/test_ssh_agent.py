@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trishake import AlertCode, Identity, InvalidPeerId, Peer, PeerId, Rejected, only
 from trishake._errors import SigningFailed
@@ -28,7 +29,7 @@ from trishake_protocol.identity import GreetingContext
 from trishake_protocol.messages import Greeting
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, ANYWHERE, BOB, EVE, NOW, QUICK, Watch, open_sockets
+from .conftest import ADA, ANYWHERE, BOB, EVE, NOW, QUICK, Watch, cancelled_at, open_sockets
 
 
 def program(name: str) -> str:
@@ -499,6 +500,21 @@ async def test_an_agent_that_is_busy_holds_up_nobody_else(tmp_path: Path) -> Non
             assert scope.cancelled_caught
 
 
+async def test_many_who_wait_for_a_silent_agent_hold_up_no_other_thread(tmp_path: Path) -> None:
+    """Such as Trio's own, which look up names."""
+    path = tmp_path / "agent"
+    common = trio.to_thread.current_default_thread_limiter()
+    with claims(path, silent=True):
+        signer = SshAgent(BOB.id, str(path))
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(signer.sign, greeting(BOB.id))
+            await wait_all_tasks_blocked()
+            assert sum(busy(thread) for thread in threading.enumerate()) <= 8
+            assert common.borrowed_tokens == 0
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_process_whose_agent_is_silent_exits_when_it_wants_to(tmp_path: Path) -> None:
     path = tmp_path / "agent"
     script = (
@@ -515,3 +531,17 @@ async def test_a_process_whose_agent_is_silent_exits_when_it_wants_to(tmp_path: 
         with trio.fail_after(20):
             done = await trio.run_process(command, env=env, capture_stderr=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+async def test_cancelled_at_any_step_it_leaves_nothing_open(agent: Agent) -> None:
+    agent.add("key")
+    signer = await SshAgent.connect(path=agent.path)
+    before = open_sockets()
+    for step in range(1, 200):
+        reached = await cancelled_at(step, lambda: signer.sign(greeting(signer.id)))
+        assert open_sockets() == before, step
+        assert not any(busy(thread) for thread in threading.enumerate()), step
+        if not reached:
+            break
+    assert not reached
+    assert step > 5

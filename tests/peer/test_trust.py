@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -275,7 +276,8 @@ def test_all_of_none_would_be_everybody() -> None:
         ([UNKNOWN, BECAUSE], BECAUSE, 2),
         ([UNKNOWN, WORDS], WORDS, 2),
         ([UNKNOWN, LATER], LATER, 2),
-        ([WORDS, BECAUSE, BLOCKED], WORDS, 3),
+        ([WORDS, BECAUSE, BLOCKED], replace(WORDS, why=BECAUSE.why), 3),
+        ([BECAUSE, BLOCKED, BECAUSE], replace(BLOCKED, why=f"{BECAUSE.why} {BECAUSE.why}"), 3),
         ([BLOCKED, reject()], BLOCKED, 2),
     ],
 )
