@@ -105,7 +105,7 @@ class AuthorizedKeys:
             return reject(VerdictCode.IDENTITY_UNKNOWN, why=str(self._failure))
         lines = self._contents.lines.get(introduction.peer)
         if lines is None:
-            why = f"If it should, add a line with {_line_of(introduction.peer)} to {self.path}"
+            why = f"If it should, add a line with `{introduction.peer.ssh()}` to {self.path}"
             return reject(VerdictCode.IDENTITY_UNKNOWN, why=why)
         host, now = _host_of(introduction.address), time.time()
         objections: list[str] = []
@@ -222,10 +222,6 @@ def _shown(text: bytes) -> str:
     # In ASCII: a blank that is none, or a letter of another alphabet, is what may be wrong.
     shown = escape(text[:_SHOWN].decode("ascii", "backslashreplace"))
     return shown + ("…" if len(text) > _SHOWN else "")
-
-
-def _line_of(peer: PeerId) -> str:
-    return f"{_TYPE.decode()} {base64.b64encode(_KEY_HEAD + peer.key).decode()}"
 
 
 # --- a line ---------------------------------------------------------------------------------------------
