@@ -105,7 +105,7 @@ class AuthorizedKeys:
             return reject(VerdictCode.IDENTITY_UNKNOWN, why=str(self._failure))
         lines = self._contents.lines.get(introduction.peer)
         if lines is None:
-            why = f"If it should, add a line with `{introduction.peer.ssh()}` to {self.path}"
+            why = f"If it should, add a line with {introduction.peer.ssh()} to {self.path}"
             return reject(VerdictCode.IDENTITY_UNKNOWN, why=why)
         host, now = _host_of(introduction.address), time.time()
         objections: list[str] = []
