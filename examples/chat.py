@@ -30,6 +30,7 @@ from terminal import Progress, Terminal, keyboard, lines
 from trishake import (
     Address,
     AlertCode,
+    BadFile,
     Decision,
     DialError,
     Identity,
@@ -273,7 +274,8 @@ async def no_files(introduction: Introduction) -> Decision:
 async def enter(arguments: argparse.Namespace) -> None:
     trust = only(*arguments.only) if arguments.only else anyone
     limits = Limits(connections=MOST_MEMBERS)
-    async with Peer(Identity.generate(), trust=trust, limits=limits) as peer, trio.open_nursery() as nursery:
+    identity = Identity.load_or_create(arguments.identity) if arguments.identity else Identity.generate()
+    async with Peer(identity, trust=trust, limits=limits) as peer, trio.open_nursery() as nursery:
         room = Room(peer, nursery, arguments.downloads, arguments.max_file)
         peer.handle("room/1", room.talk)
         peer.handle("file/1", room.receive, trust=no_files if arguments.no_files else None)
@@ -289,7 +291,7 @@ async def enter(arguments: argparse.Namespace) -> None:
 
 def exit_code(error: BaseException) -> int:
     match error:
-        case InvalidAddress() | InvalidPeerId() | OSError():
+        case InvalidAddress() | InvalidPeerId() | BadFile() | OSError():
             return 2
         case NoResponse():
             return 3
@@ -314,6 +316,9 @@ def main() -> int:
     listening.set_defaults(invites=[])
     dialing.add_argument("--listen", metavar="ADDRESS", dest="address", default=anywhere)
     for command in (listening, dialing):
+        command.add_argument(
+            "--identity", metavar="FILE", help="be the same as last time; made if it is not there"
+        )
         command.add_argument("--only", metavar="PEER_ID", action="append", help="take nobody else")
         command.add_argument("--downloads", metavar="DIR", type=Path, default=Path("downloads"))
         command.add_argument("--max-file", metavar="BYTES", type=int, default=2**30)
@@ -321,7 +326,7 @@ def main() -> int:
     code = 0
     try:
         trio.run(enter, parser.parse_args())
-    except* (DialError, StreamError, InvalidAddress, InvalidPeerId, OSError, *Lost) as group:
+    except* (DialError, StreamError, InvalidAddress, InvalidPeerId, BadFile, OSError, *Lost) as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]

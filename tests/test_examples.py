@@ -95,6 +95,22 @@ async def test_a_line_names_its_verified_sender_whatever_it_says(ada: Member) ->
     assert f"{peer.id.short} * \\x1b[31mred" in ada.seen
 
 
+async def test_who_keeps_its_identity_in_a_file_is_the_same_next_time(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine" / "identity"
+    ids: list[str] = []
+    for _ in range(2):
+        member = await Member.start(nursery, "ada", "listen", "--identity", str(path))
+        ids.append(member.id)
+        member.process.kill()
+    assert ids == [str(Identity.load(path).id)] * 2
+    path.chmod(0o644)
+    refused = run(sys.executable, str(ROOT / "examples" / "chat.py"), "listen", "--identity", str(path))
+    assert refused.returncode == 2
+    assert refused.stderr == f"* {path}: others may use it: its mode is 0644. Run: chmod 600 {path}\n"
+
+
 async def test_invites_that_lead_nowhere_do_not_keep_us_from_the_room(nursery: trio.Nursery) -> None:
     nowhere = f"tcp://{Identity.generate().id}@127.0.0.1:1"
 
