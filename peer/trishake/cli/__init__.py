@@ -12,11 +12,12 @@ from importlib import import_module
 from typing import cast
 
 from ._arguments import Command, parse_arguments
-from ._output import Output, run_command
+from ._output import Output, run_command, show_what_cannot_be_encoded
 
 
 def main() -> None:
     """Parse the arguments, run the command, and exit with its code."""
+    show_what_cannot_be_encoded()
     arguments = parse_arguments()
     output = Output(as_json=arguments.json)
     module, name = arguments.run
