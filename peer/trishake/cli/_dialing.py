@@ -77,7 +77,8 @@ async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
             answer = "no answer" if milliseconds is None else f"{milliseconds:.2f} ms"
             output.result({"ping": number, "milliseconds": milliseconds}, f"{number}: {answer}")
             if number < arguments.count:
-                await trio.sleep(arguments.interval)
+                with trio.move_on_after(arguments.interval):
+                    raise await connection.closed()
     lost = arguments.count - len(times)
     if times:
         least, median, most = min(times), statistics.median(times), max(times)
