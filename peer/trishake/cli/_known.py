@@ -24,7 +24,7 @@ def list_known(arguments: argparse.Namespace, output: Output) -> ExitCode:
     for entry in entries:
         output.result(_facts(entry), f"{entry.peer}  {entry.name}")
     for problem in known.problems:
-        output.note(str(problem))
+        output.fault({"path": str(problem.path), "line": problem.line, "message": str(problem)}, str(problem))
     if not entries and not known.problems:
         output.note(f"Nobody is known yet in {known.path}.")
     return ExitCode.FAILED if known.problems else ExitCode.OK

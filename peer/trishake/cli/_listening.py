@@ -15,6 +15,7 @@ from .._authorized_keys import AuthorizedKeys
 from .._connection import Connection
 from .._errors import ConnectionClosed, DialError
 from .._known_peers import KnownPeers
+from .._listener import Listener
 from .._observer import Observer
 from .._peer import Peer
 from .._qr import qr_code
@@ -52,7 +53,7 @@ async def _listen(
         identity, trust=trust, network=network_of(arguments), observer=teller, transports=transports
     ) as peer:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            listener = await peer.listen(arguments.address)
+            listener = await _bound(peer, arguments.address)
             if not quiet:
                 facts = {"event": "listening", "peer": str(peer.id), "invites": list(listener.invites)}
                 output.result(facts, "\n".join(listener.invites))
@@ -67,6 +68,13 @@ async def _listen(
                         await connection.closed()
                         break
                     nursery.cancel_scope.cancel()
+
+
+async def _bound(peer: Peer, address: str) -> Listener:
+    try:
+        return await peer.listen(address)
+    except OSError as error:  # not every one says where
+        raise OSError(error.errno, error.strerror or str(error), error.filename or address) from None
 
 
 async def _leave_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

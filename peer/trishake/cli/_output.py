@@ -38,6 +38,13 @@ class Output:
         if not self.as_json:
             print(wrapped(text), file=sys.stderr, flush=True)
 
+    def fault(self, facts: Mapping[str, object], text: str) -> None:
+        """What is wrong with something, of which the rest was shown."""
+        if self.as_json:
+            print(json.dumps(facts), flush=True)
+        else:
+            self.note(text)
+
     def failure(self, outcome: Outcome) -> None:
         if self.as_json:
             facts = {**outcome.facts, "exit_code": int(outcome.code), "message": outcome.text}
