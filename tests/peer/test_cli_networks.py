@@ -76,7 +76,7 @@ async def test_a_rotation_goes_add_use_drop_and_no_other_way(ada: User) -> None:
         (("new", "bell\x07"), 2),
         (("new", b"\xff"), 2),
         (("new", "a/b"), 1),
-        (("new", "home", "."), 1),
+        (("new", "home", "."), 2),
         (("show", "missing"), 1),
         (("show", "."), 1),
         (("show", "/dev/null"), 1),

@@ -109,7 +109,9 @@ class _Actor:
     @classmethod
     async def start(cls, name: str) -> _Actor:
         command = [sys.executable, "-m", "trishake.cli._demo", name]
-        return cls(name, await trio.lowlevel.open_process(command, stdin=-1, stdout=-1))
+        # Not in our process group: Ctrl-C is for the parent, who ends both.
+        process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, start_new_session=True)
+        return cls(name, process)
 
     async def reports(self) -> AsyncIterator[dict[str, Any]]:
         while (report := await self.next_report()) is not None:

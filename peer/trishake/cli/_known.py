@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 import trio
@@ -19,7 +20,7 @@ def known_peers_path(arguments: argparse.Namespace) -> Path:
 
 
 def list_known(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    known = KnownPeers(known_peers_path(arguments))
+    known = _opened(arguments)
     entries = known.peers()
     for entry in entries:
         output.result(_facts(entry), f"{entry.peer}  {entry.name}")
@@ -31,7 +32,7 @@ def list_known(arguments: argparse.Namespace, output: Output) -> ExitCode:
 
 
 def forget(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    known = KnownPeers(known_peers_path(arguments))
+    known = _opened(arguments)
     try:
         forgotten = trio.run(known.forget, arguments.who)
     except ValueError as error:
@@ -41,6 +42,11 @@ def forget(arguments: argparse.Namespace, output: Output) -> ExitCode:
     if not forgotten:
         output.note(f"Nothing is known of {arguments.who} in {known.path}.")
     return ExitCode.OK if forgotten else ExitCode.FAILED
+
+
+def _opened(arguments: argparse.Namespace) -> KnownPeers:
+    logging.getLogger("trishake").setLevel(logging.CRITICAL)  # what is wrong with the file is told here
+    return KnownPeers(known_peers_path(arguments))
 
 
 def _facts(entry: KnownPeer) -> dict[str, object]:

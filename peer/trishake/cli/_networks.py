@@ -16,6 +16,8 @@ def new(arguments: argparse.Namespace, output: Output) -> ExitCode:
     try:
         network = Network.new(arguments.name)
         path: Path = arguments.file or Path(f"{arguments.name}.network")
+        if not path.name:
+            raise UsageError(f"{path} is a directory: name the file in it that is to be written")
         network.save(path)
     except ValueError as error:
         raise UsageError(str(error)) from None

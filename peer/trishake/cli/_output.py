@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -81,6 +82,13 @@ def wrapped(text: str, *, indent: str = "  ") -> str:
 def _filled(line: str, indent: str) -> str:
     width = shutil.get_terminal_size().columns
     return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
+
+
+class LogToStderr(logging.Handler):
+    """Shows what the library logs, within the width of the terminal; a bug with its traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(wrapped(self.format(record)), file=sys.stderr, flush=True)
 
 
 def show_what_cannot_be_encoded() -> None:
