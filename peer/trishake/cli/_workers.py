@@ -77,9 +77,8 @@ def _work(listen: Callable[[], Awaitable[None]], output: Output, cut: Callable[[
     """The life of a worker; it never returns into the code of the one it was forked from."""
     code = ExitCode.FAILED
     try:
-        # Ctrl-C comes to all: who leaves already because the lifeline is cut shall not fail of it.
-        for told in _SIGNALS:
-            signal.signal(told, signal.SIG_IGN)
+        # It stays the handler of signals too, and does nothing more: Ctrl-C comes to all, and who leaves already
+        # because the parent has cut the lifeline shall not fail of it.
         cut()
         code = run_command(partial(trio.run, listen), output)
     finally:
