@@ -166,7 +166,10 @@ class Rejected(DialError):
             return f"It speaks versions {self.versions[0]} to {self.versions[1]}: update one of the two sides."
         if self.suites is not None:
             suites = ", ".join(f"0x{suite:04x}" for suite in self.suites)
-            return f"It has enabled {suites}: enable one of them here too."
+            return (
+                f"It has enabled {suites}: enable one of them here too. Where one side names a private network, "
+                "the other must name it too."
+            )
         if self.retryable:
             return f"Try again in {self.retry_after or 1} s." if self.retry_after else "Try again later."
         return _ADVICE_FOR_REASON.get(self.reason, "Do not try again unchanged; ask who runs the other side.")
@@ -445,6 +448,7 @@ _ADVICE_FOR_CAUSE = {
 _BROKEN = "The other side has a fault, or someone between you changes the bytes."
 _ADVICE_FOR_REASON: dict[Reason, str] = {
     AlertCode.MALFORMED: "One of the two sides has a fault: update both.",
+    AlertCode.UNSUPPORTED_SUITE: "The two sides need a suite in common, and both a private network or neither.",
     AlertCode.WRONG_NETWORK: "The two sides must name the same network.",
     AlertCode.HANDSHAKE_FAILED: "The two sides must have the same network name and key.",
     AlertCode.ABORTED: "The dialer does not accept this peer: it dialed another, or its policy says no.",

@@ -99,7 +99,8 @@ class KnownPeers:
             )
         if "\0" in os.fspath(path):
             raise ValueError(f"{path!r} is no path: there is a NUL in it")
-        self._path = Path(path).expanduser().absolute()
+        # Not Path.expanduser, which raises RuntimeError for a user that is not there; so the file is missing.
+        self._path = Path(os.path.expanduser(path)).absolute()
         self._strict = strict
         self._ask = ask
         self._version: Version | None = None

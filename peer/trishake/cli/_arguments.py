@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -20,14 +19,6 @@ _FILES: Final = """files:
   Your identity and the peers that you know are in TRISHAKE_HOME, by default
   ~/.config/trishake: `identity` and `known_peers`.
 """
-
-
-def home() -> Path:
-    """The directory of what is ours: TRISHAKE_HOME, or `trishake` where the user's settings are."""
-    own = os.environ.get("TRISHAKE_HOME")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "trishake"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -175,8 +166,8 @@ def _add_listen(commands: Any) -> None:
         "listen",
         "._listening:listen",
         "listen, show the invite, and who comes",
-        "\nUntil Ctrl-C or SIGTERM. Everybody is welcome who is in the network, unless you say who."
-        "\nWhere several options say who is welcome, each is enough.",
+        "\nUntil Ctrl-C or SIGTERM. Everybody is welcome who is in the network, unless"
+        "\nyou say who. Where several options say who is welcome, each is enough.",
     )
     parser.add_argument(
         "address",
@@ -221,7 +212,9 @@ def _add_ping(commands: Any) -> None:
 
 def _add_dialed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("invite", metavar="INVITE", help="scheme://<peer id>@host:port, or without the id")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, help="to connect, and again to greet; 10")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, help="to connect, and again to greet; 10 by default"
+    )
     trust = parser.add_argument_group("who may answer")
     trust.add_argument(
         "--trust",

@@ -109,7 +109,9 @@ class _Actor:
     @classmethod
     async def start(cls, name: str) -> _Actor:
         command = [sys.executable, "-m", "trishake.cli._demo", name]
-        return cls(name, await trio.lowlevel.open_process(command, stdin=-1, stdout=-1))
+        # Not in our process group: Ctrl-C is for the parent, who ends both.
+        process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, start_new_session=True)
+        return cls(name, process)
 
     async def reports(self) -> AsyncIterator[dict[str, Any]]:
         while (report := await self.next_report()) is not None:
@@ -134,7 +136,8 @@ class _Actor:
 class _Drawing:
     """Two columns, one line a report, times from the first one on."""
 
-    def __init__(self) -> None:
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self._start: float | None = None
         self.session: str | None = None
         self.steps: set[int] = set()
@@ -146,7 +149,9 @@ class _Drawing:
         if "step" in report:
             self.steps.add(report["step"])
         indent = " " * (0 if name == "ada" else _LEFT)
-        print(f"{(report['at'] - self._start) * 1000:8.1f}  {indent}{report['what']}", flush=True)
+        milliseconds = (report["at"] - self._start) * 1000
+        facts = {"milliseconds": round(milliseconds, 3), "peer": name, **report}
+        self._output.result(facts, f"{milliseconds:8.1f}  {indent}{report['what']}")
 
 
 async def _follow(actor: _Actor, reports: trio.MemorySendChannel[tuple[float, str, dict[str, Any]]]) -> None:
@@ -174,9 +179,9 @@ async def _draw_in_order(
             drawing.draw(name, report)
 
 
-async def _demo() -> bool:
+async def _demo(output: Output) -> bool:
     """Run it; whether both processes ended well and every step was taken."""
-    drawing = _Drawing()
+    drawing = _Drawing(output)
     with trio.move_on_after(_TIME_LIMIT) as scope:
         ada, bob = await _Actor.start("ada"), await _Actor.start("bob")
         try:
@@ -187,10 +192,11 @@ async def _demo() -> bool:
             hello_bob = await bob.next_report()
             if hello_bob is None:
                 return False
-            print(f"ada, pid {ada.process.pid:<7} {hello_ada['id']}")
-            print(f"bob, pid {bob.process.pid:<7} {hello_bob['id']}")
-            print(f"bob's invite: {hello_bob['invite'].replace(hello_bob['id'], '<bob>')}\n")
-            print(f"{'ms':>8}  {'ada, initiator':<{_LEFT}}bob, responder")
+            for actor, hello in ((ada, hello_ada), (bob, hello_bob)):
+                facts = {"peer": actor.name, "pid": actor.process.pid, "id": hello["id"]}
+                output.result(facts, f"{actor.name}, pid {actor.process.pid:<7} {hello['id']}")
+            output.picture(f"bob's invite: {hello_bob['invite'].replace(hello_bob['id'], '<bob>')}\n")
+            output.picture(f"{'ms':>8}  {'ada, initiator':<{_LEFT}}bob, responder")
             sender, receiver = trio.open_memory_channel[tuple[float, str, dict[str, Any]]](0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_draw_in_order, receiver, drawing)
@@ -203,16 +209,16 @@ async def _demo() -> bool:
             for actor in (ada, bob):
                 if actor.process.returncode is None:
                     actor.process.kill()
-        print(f"\nsession {drawing.session}, the same in both logs")
+        output.picture(f"\nsession {drawing.session}, the same in both logs")
         return codes == [0, 0] and drawing.steps == set(Step)
     if scope.cancelled_caught:
-        print(f"the demo did not end within {_TIME_LIMIT} s", file=sys.stderr)
+        raise TimeoutError(f"the demo did not end within {_TIME_LIMIT} s")
     return False
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitCode:
     """OK if the two peers met and talked."""
-    return ExitCode.OK if trio.run(_demo) else ExitCode.FAILED
+    return ExitCode.OK if trio.run(_demo, output) else ExitCode.FAILED
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import AsyncGenerator
@@ -19,7 +20,7 @@ from .._errors import Untrusted
 from .._known_peers import KnownPeers
 from .._limits import Limits
 from .._peer import Peer
-from .._trust import Introduction, Policy, anyone
+from .._trust import Introduction, Policy, anyone, reject
 from ._identities import open_identity
 from ._known import known_peers_path
 from ._networks import network_of
@@ -55,8 +56,8 @@ async def _dial(arguments: argparse.Namespace, output: Output) -> None:
 
 
 def ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    if arguments.count < 1 or arguments.interval < 0:
-        raise UsageError("at least one ping, and no negative interval")
+    if arguments.count < 1 or not 0 <= arguments.interval < math.inf:
+        raise UsageError("--count takes a number from 1 on, --interval seconds from 0 on")
     return trio.run(_ping, arguments, output)
 
 
@@ -76,7 +77,8 @@ async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
             answer = "no answer" if milliseconds is None else f"{milliseconds:.2f} ms"
             output.result({"ping": number, "milliseconds": milliseconds}, f"{number}: {answer}")
             if number < arguments.count:
-                await trio.sleep(arguments.interval)
+                with trio.move_on_after(arguments.interval):
+                    raise await connection.closed()
     lost = arguments.count - len(times)
     if times:
         least, median, most = min(times), statistics.median(times), max(times)
@@ -117,9 +119,13 @@ async def _connected(arguments: argparse.Namespace, output: Output) -> AsyncGene
     async with Peer(identity, trust=trust, network=network_of(arguments), limits=_limits(arguments)) as peer:
         try:
             greeted = await _timed_dial(peer, address)
-        except Untrusted:
-            if stranger.peer is None or not _is_welcome(stranger.peer, address, output):
+        except Untrusted as error:
+            if stranger.peer is None:
                 raise
+            if (why := _why_not(stranger.peer, address, output)) is not None:
+                refused = Untrusted(stranger.peer, reject(why=why))
+                refused.address = error.address
+                raise refused from None
             await KnownPeers(known_peers_path(arguments)).remember(address.endpoint, stranger.peer)
             greeted = await _timed_dial(peer, replace(address, peer=stranger.peer))
         async with greeted.connection:
@@ -145,19 +151,21 @@ def _policy(arguments: argparse.Namespace, address: Address, stranger: _Stranger
             return anyone if address.peer is not None else KnownPeers(path, ask=stranger.note)
 
 
-def _is_welcome(stranger: PeerId, address: Address, output: Output) -> bool:
-    """Ask whoever sits there."""
+def _why_not(stranger: PeerId, address: Address, output: Output) -> str | None:
+    """Ask whoever sits there; None if the stranger is welcome."""
     output.note(f"Nobody is known yet at {address.endpoint}. Who answers there is")
     output.note(f"{stranger}\n{stranger.fingerprint}")
     if output.as_json or not sys.stdin.isatty():
-        output.note(
-            "Nobody can be asked here: use an invite that names the peer, or --trust accept-new, if you accept "
+        return (
+            "Nobody can be asked here: use an invite that names the peer, or --trust accept-new if you accept "
             "whoever answers first."
         )
-        return False
     print(stranger.picture(), file=sys.stderr)
     print("Is that the one, and shall it be remembered? [yes/no] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() == "yes"
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # Ctrl-D
+        print(file=sys.stderr)
+    return None if answer.strip().lower() == "yes" else "The answer was not `yes`."
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:

@@ -14,21 +14,24 @@ import trio
 from trishake_protocol import PeerId, verification_code
 
 from .._addresses import Address
+from .._errors import BadFile
 from .._keys import Identity
 from .._qr import qr_code
 from .._remote_signer import RemoteSigner
 from .._signer import Signer
 from .._ssh_agent import SshAgent
-from ._arguments import home
+from ._home import home
 from ._outcomes import ExitCode, UsageError
 from ._output import Output, table
 
 _LONGEST_LINE = 8192
-"""Characters of a passphrase, or of a public key, in a file."""
+"""Bytes of a passphrase, or of a public key, in a file."""
 
 
 def keygen(arguments: argparse.Namespace, output: Output) -> ExitCode:
     path: Path = arguments.file or home() / "identity"
+    if not path.name:
+        raise UsageError(f"{path} is a directory: name the file in it that is to be written")
     public = path.with_name(path.name + ".pub")
     if arguments.passphrase and arguments.passphrase_file:
         raise UsageError("-p asks for a passphrase, and --passphrase-file names it: say one of the two")
@@ -38,8 +41,13 @@ def keygen(arguments: argparse.Namespace, output: Output) -> ExitCode:
                 f"{taken} is there already, and is not overwritten; name another file, or move it"
             )
     password = _new_passphrase() if arguments.passphrase else _first_line(arguments.passphrase_file)
+    if password == "":
+        raise UsageError(f"the passphrase in {arguments.passphrase_file} is empty")
     identity = Identity.generate()
-    line = identity.id.ssh(arguments.comment)
+    try:
+        line = identity.id.ssh(arguments.comment)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity.save(path, password=password, format=arguments.format)
     public.write_text(line + "\n", encoding="utf-8")
@@ -92,7 +100,7 @@ def load_identity(arguments: argparse.Namespace, output: Output) -> Identity:
 def passphrase_of(file: str | None, path: Path) -> str | Callable[[], str] | None:
     """A passphrase for the key at path, asked for at a terminal; None where there is no way to have one."""
     if file is None and sys.stdin.isatty():
-        return cache(partial(getpass.getpass, f"Passphrase of {path}: "))
+        return cache(partial(_asked, f"Passphrase of {path}: "))
     return _first_line(file)
 
 
@@ -128,12 +136,20 @@ def _shown(peer: PeerId) -> str:
 def _new_passphrase() -> str:
     if not sys.stdin.isatty():
         raise UsageError("-p asks for a passphrase, and this is no terminal: use --passphrase-file")
-    passphrase = getpass.getpass("New passphrase: ")
+    passphrase = _asked("New passphrase: ")
     if not passphrase:
         raise UsageError("an empty passphrase: leave -p out, if none is wanted")
-    if getpass.getpass("The same again: ") != passphrase:
+    if _asked("The same again: ") != passphrase:
         raise UsageError("the two are not the same")
     return passphrase
+
+
+def _asked(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        print(file=sys.stderr)
+        return ""
 
 
 def _first_line(file: str | None) -> str | None:
@@ -141,6 +157,12 @@ def _first_line(file: str | None) -> str | None:
     if file is None:
         return None
     if file == "-":
-        return sys.stdin.readline(_LONGEST_LINE).rstrip("\r\n")
-    with open(file, encoding="utf-8") as lines:
-        return lines.readline(_LONGEST_LINE).rstrip("\r\n")
+        line = sys.stdin.buffer.readline(_LONGEST_LINE)
+    else:
+        with open(file, "rb") as lines:
+            line = lines.readline(_LONGEST_LINE)
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        pass  # the error would carry the line, which may be a passphrase
+    raise BadFile(Path(file), "its first line is no UTF-8", "Is it the right file?")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 import trio
 
 from .._known_peers import KnownPeer, KnownPeers
-from ._arguments import home
-from ._outcomes import ExitCode
+from ._home import home
+from ._outcomes import ExitCode, UsageError
 from ._output import Output
 
 
@@ -19,22 +20,33 @@ def known_peers_path(arguments: argparse.Namespace) -> Path:
 
 
 def list_known(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    known = KnownPeers(known_peers_path(arguments))
-    for entry in known.peers():
+    known = _opened(arguments)
+    entries = known.peers()
+    for entry in entries:
         output.result(_facts(entry), f"{entry.peer}  {entry.name}")
     for problem in known.problems:
-        output.note(str(problem))
+        output.fault({"path": str(problem.path), "line": problem.line, "message": str(problem)}, str(problem))
+    if not entries and not known.problems:
+        output.note(f"Nobody is known yet in {known.path}.")
     return ExitCode.FAILED if known.problems else ExitCode.OK
 
 
 def forget(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    known = KnownPeers(known_peers_path(arguments))
-    forgotten = trio.run(known.forget, arguments.who)
+    known = _opened(arguments)
+    try:
+        forgotten = trio.run(known.forget, arguments.who)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     for entry in forgotten:
         output.result(_facts(entry), f"forgotten: {entry.peer}  {entry.name}")
     if not forgotten:
         output.note(f"Nothing is known of {arguments.who} in {known.path}.")
     return ExitCode.OK if forgotten else ExitCode.FAILED
+
+
+def _opened(arguments: argparse.Namespace) -> KnownPeers:
+    logging.getLogger("trishake").setLevel(logging.CRITICAL)  # what is wrong with the file is told here
+    return KnownPeers(known_peers_path(arguments))
 
 
 def _facts(entry: KnownPeer) -> dict[str, object]:

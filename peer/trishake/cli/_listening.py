@@ -15,6 +15,7 @@ from .._authorized_keys import AuthorizedKeys
 from .._connection import Connection
 from .._errors import ConnectionClosed, DialError
 from .._known_peers import KnownPeers
+from .._listener import Listener
 from .._observer import Observer
 from .._peer import Peer
 from .._qr import qr_code
@@ -23,7 +24,7 @@ from .._trust import Policy, all_of, any_of, anyone, blocked, only
 from ._identities import open_identity, read_peer
 from ._networks import network_of
 from ._outcomes import ExitCode, UsageError, outcome_of
-from ._output import Output
+from ._output import Output, wrapped
 from ._workers import run_workers
 
 
@@ -51,13 +52,13 @@ async def _listen(
     async with Peer(
         identity, trust=trust, network=network_of(arguments), observer=teller, transports=transports
     ) as peer:
-        listener = await peer.listen(arguments.address)
-        if not quiet:
-            facts = {"event": "listening", "peer": str(peer.id), "invites": list(listener.invites)}
-            output.result(facts, "\n".join(listener.invites))
-            if arguments.qr:
-                output.picture(qr_code(listener.invite))
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            listener = await _bound(peer, arguments.address)
+            if not quiet:
+                facts = {"event": "listening", "peer": str(peer.id), "invites": list(listener.invites)}
+                output.result(facts, "\n".join(listener.invites))
+                if arguments.qr:
+                    output.picture(qr_code(listener.invite))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_leave_at_signal, signals, nursery.cancel_scope)
                 if ends is not None:
@@ -67,6 +68,13 @@ async def _listen(
                         await connection.closed()
                         break
                     nursery.cancel_scope.cancel()
+
+
+async def _bound(peer: Peer, address: str) -> Listener:
+    try:
+        return await peer.listen(address)
+    except OSError as error:  # not every one says where
+        raise OSError(error.errno, error.strerror or str(error), error.filename or address) from None
 
 
 async def _leave_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -102,7 +110,7 @@ class _Teller(Observer):
 
     def _tell(self, facts: Mapping[str, object], text: str) -> None:
         at = time.strftime("%H:%M:%S")
-        self._output.result({"at": time.time(), **facts}, f"{at}  {text}")
+        self._output.result({"at": time.time(), **facts}, wrapped(f"{at}  {text}", indent=" " * 10))
 
     def connected(self, connection: Connection) -> None:
         facts = {

@@ -15,10 +15,12 @@ from ._output import Output, table
 def new(arguments: argparse.Namespace, output: Output) -> ExitCode:
     try:
         network = Network.new(arguments.name)
+        path: Path = arguments.file or Path(f"{arguments.name}.network")
+        if not path.name:
+            raise UsageError(f"{path} is a directory: name the file in it that is to be written")
+        network.save(path)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    path: Path = arguments.file or Path(f"{arguments.name}.network")
-    network.save(path)
     output.result({"path": str(path), "name": network.name}, str(path))
     output.note(
         f"Whoever has {path} is in the network {network.name}. Hand it to its peers as you would a password; "

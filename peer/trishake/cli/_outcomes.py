@@ -10,6 +10,7 @@ from trishake_protocol import InvalidPeerId, TrishakeError, code_name
 
 from .._errors import (
     BadFile,
+    ChangedIdentity,
     ConnectionClosed,
     DialError,
     InvalidAddress,
@@ -18,7 +19,9 @@ from .._errors import (
     Untrusted,
     WrongIdentity,
     WrongPassword,
+    as_argument,
 )
+from ._home import home
 
 
 class ExitCode(enum.IntEnum):
@@ -62,12 +65,14 @@ class Outcome:
     facts: dict[str, object]
 
 
-def outcome_of(error: Exception) -> Outcome | None:
+def outcome_of(error: BaseException) -> Outcome | None:
     """None for an error that no user can do anything about: a bug, which is to be seen whole."""
     if isinstance(error, ExceptionGroup):
         exceptions = cast("ExceptionGroup[Exception]", error).exceptions
         return outcome_of(exceptions[0]) if len(exceptions) == 1 else None
     match error:
+        case ChangedIdentity():
+            return Outcome(_code_of(error), _with_file(error), _facts_of(error))
         case DialError():
             return Outcome(_code_of(error), str(error), _facts_of(error))
         case ConnectionClosed():
@@ -80,10 +85,25 @@ def outcome_of(error: Exception) -> Outcome | None:
         case BadFile():
             facts: dict[str, object] = {"outcome": "failed", "path": str(error.path), "line": error.line}
             return Outcome(ExitCode.FAILED, str(error), facts)
-        case TrishakeError() | OSError() | ImportError():
+        case OSError():
+            return Outcome(ExitCode.FAILED, _told(error), {"outcome": "failed", "path": error.filename})
+        case TrishakeError() | ImportError():
             return Outcome(ExitCode.FAILED, str(error), {"outcome": "failed"})
         case _:
             return None
+
+
+def _told(error: OSError) -> str:
+    """Without the number that Python puts in front."""
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+def _with_file(error: ChangedIdentity) -> str:
+    """The command that it ends with names the file too, where that is not the usual one."""
+    usual = error.path == (home() / "known_peers").absolute()
+    return str(error) if usual else f"{error} --known {as_argument(error.path)}"
 
 
 def _code_of(error: DialError) -> ExitCode:

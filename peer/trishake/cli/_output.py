@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
+from typing import Final, cast
 
 from ._outcomes import ExitCode, Outcome, outcome_of
+
+_TO_BE_COPIED: Final = re.compile(r"(?P<text>.*:) (?P<copied>(?:trishake|chmod) .+|\S+ [a-z2-7]{56})")
+"""A line that ends with a command for a shell, or with a line for a file."""
 
 
 class Output:
@@ -30,43 +37,88 @@ class Output:
     def note(self, text: str) -> None:
         """What a person may want to know besides."""
         if not self.as_json:
-            print(_wrapped(text), file=sys.stderr, flush=True)
+            print(wrapped(text), file=sys.stderr, flush=True)
+
+    def fault(self, facts: Mapping[str, object], text: str) -> None:
+        """What is wrong with something, of which the rest was shown."""
+        if self.as_json:
+            print(json.dumps(facts), flush=True)
+        else:
+            self.note(text)
 
     def failure(self, outcome: Outcome) -> None:
         if self.as_json:
             facts = {**outcome.facts, "exit_code": int(outcome.code), "message": outcome.text}
             print(json.dumps(facts), flush=True)
         else:
-            print(_wrapped(f"trishake: {outcome.text}"), file=sys.stderr, flush=True)
+            print(wrapped(f"trishake: {outcome.text}"), file=sys.stderr, flush=True)
 
 
 def table(rows: Mapping[str, object | None], *, indent: str = "") -> str:
-    """A line for each value that there is, its name in front."""
+    """A line for each value that there is, its name in front; a long value goes on below."""
     width = max(map(len, rows))
-    return "\n".join(f"{indent}{name:<{width}}  {value}" for name, value in rows.items() if value is not None)
-
-
-def _wrapped(text: str) -> str:
-    """Paths, ids and invites are never broken: they are to be copied."""
-    width = shutil.get_terminal_size().columns
     return "\n".join(
-        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, subsequent_indent="  ")
-        for line in text.splitlines()
+        wrapped(f"{indent}{name:<{width}}  {value}", indent=" " * (len(indent) + width + 2))
+        for name, value in rows.items()
+        if value is not None
     )
+
+
+def wrapped(text: str, *, indent: str = "  ") -> str:
+    """The text within the width of the terminal. indent: of the lines that a long one goes on with.
+
+    Paths, ids and invites are never broken: they are to be copied. So is a command at the end, which has a line
+    of its own.
+    """
+    lines: list[str] = []
+    for line in text.splitlines():
+        found = _TO_BE_COPIED.fullmatch(line)
+        lines.append(_filled(line if found is None else found["text"], indent))
+        if found is not None:
+            lines.append(indent + found["copied"])
+    return "\n".join(lines)
+
+
+def _filled(line: str, indent: str) -> str:
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
+
+
+class LogToStderr(logging.Handler):
+    """Shows what the library logs, within the width of the terminal; a bug with its traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(wrapped(self.format(record)), file=sys.stderr, flush=True)
+
+
+def show_what_cannot_be_encoded() -> None:
+    """So that a terminal or a pipe of another encoding than UTF-8 gets `\\u2500`, and no command fails of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run_command(command: Callable[[], ExitCode | None], output: Output) -> ExitCode:
     """Its exit code, whatever comes of it; what a user can mend is told him, a bug is raised."""
     try:
         return command() or ExitCode.OK
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # who read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
-        return ExitCode.FAILED
-    except Exception as error:
+    except (KeyboardInterrupt, Exception, BaseExceptionGroup) as error:
+        errors = _each(error)
+        if any(isinstance(each, KeyboardInterrupt) for each in errors):
+            return ExitCode.INTERRUPTED
+        if all(isinstance(each, BrokenPipeError) for each in errors):  # who read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
+            return ExitCode.FAILED
         outcome = outcome_of(error)
         if outcome is None:
             raise
         output.failure(outcome)
         return outcome.code
+
+
+def _each(error: BaseException) -> list[BaseException]:
+    """What is in a group, and in the groups within it; else the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [each for inner in group.exceptions for each in _each(inner)]

@@ -20,6 +20,8 @@ from ._output import Output, run_command
 
 Listen = Callable[..., Awaitable[None]]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def run_workers(arguments: argparse.Namespace, output: Output, listen: Listen) -> ExitCode:
     """Fork them, and wait until all have ended: when we are told to, or when one of them has ended."""
@@ -33,14 +35,14 @@ def run_workers(arguments: argparse.Namespace, output: Output, listen: Listen) -
     ends, lifeline = os.pipe()
     with _reserve(address) as reserved:
         arguments.address = str(Address(address.host, reserved.getsockname()[1]))
+        cut = _cut_when_told(lifeline)
         workers: set[int] = set()
         for number in range(arguments.workers):
             worker = os.fork()
             if worker == 0:
-                os.close(lifeline)
-                _work(partial(listen, arguments, output, ends=ends, quiet=number > 0), output)
+                _work(partial(listen, arguments, output, ends=ends, quiet=number > 0), output, cut)
             workers.add(worker)
-        return _wait_for(workers, lifeline)
+        return _wait_for(workers, cut)
 
 
 def _reserve(address: Address) -> stdlib_socket.socket:
@@ -50,29 +52,41 @@ def _reserve(address: Address) -> stdlib_socket.socket:
     )[0]
     reserved = stdlib_socket.socket(family, kind, protocol)
     reserved.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEPORT, 1)
-    reserved.bind(where)
+    try:
+        reserved.bind(where)
+    except OSError as error:
+        reserved.close()
+        raise OSError(error.errno, error.strerror, str(address)) from None
     return reserved
 
 
-def _work(listen: Callable[[], Awaitable[None]], output: Output) -> Never:
-    """The life of a worker; it never returns into the code of the one it was forked from."""
-    code = ExitCode.FAILED
-    try:
-        code = run_command(partial(trio.run, listen), output)
-    finally:
-        os._exit(code)
-
-
-def _wait_for(workers: set[int], lifeline: int) -> ExitCode:
-    """They leave when the lifeline is cut: by us, or because we are no more."""
+def _cut_when_told(lifeline: int) -> Callable[..., None]:
+    """What cuts the lifeline; so does a signal."""
     held = [lifeline]
 
     def cut(*_: object) -> None:
         while held:
             os.close(held.pop())
 
-    for told in (signal.SIGINT, signal.SIGTERM):
+    for told in _SIGNALS:
         signal.signal(told, cut)
+    return cut
+
+
+def _work(listen: Callable[[], Awaitable[None]], output: Output, cut: Callable[[], None]) -> Never:
+    """The life of a worker; it never returns into the code of the one it was forked from."""
+    code = ExitCode.FAILED
+    try:
+        # It stays the handler of signals too, and does nothing more: Ctrl-C comes to all, and who leaves already
+        # because the parent has cut the lifeline shall not fail of it.
+        cut()
+        code = run_command(partial(trio.run, listen), output)
+    finally:
+        os._exit(code)
+
+
+def _wait_for(workers: set[int], cut: Callable[[], None]) -> ExitCode:
+    """They leave when the lifeline is cut: by us, or because we are no more."""
     code = ExitCode.OK
     while workers:
         worker, status = os.wait()
