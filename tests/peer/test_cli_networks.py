@@ -122,6 +122,19 @@ async def test_known_peers_are_listed_and_forgotten(ada: User) -> None:
     assert (await ada.run("known", "forget", BOB)).code == ExitCode.FAILED
 
 
+async def test_a_known_peer_can_be_added_and_a_name_is_not_given_to_another(ada: User) -> None:
+    assert (await ada.run("known", "add", f"tcp://{ADA}@example.net:1", "--json")).facts() == [
+        {"name": "example.net:1", "peer": str(ADA)}
+    ]
+    assert (await ada.run("known", "add", "*", BOB.did)).out == f"known: {BOB}  *\n"
+    recorded = KnownPeers(ada.home / "known_peers").peers()
+    assert [(entry.name, entry.peer) for entry in recorded] == [("example.net:1", ADA), ("*", BOB)]
+    changed = await ada.run("known", "add", "example.net:1", BOB)
+    assert changed.code == ExitCode.WRONG_IDENTITY
+    assert changed.err.endswith("\n  trishake known forget example.net:1\n")
+    assert KnownPeers(ada.home / "known_peers").peers() == recorded
+
+
 async def test_the_faults_of_a_file_of_known_peers_are_shown_with_their_lines(ada: User) -> None:
     book = ada.directory / "book"
     book.write_text(f"example.net:1 {ADA}\nexample.net:2 nonsense\nexample.net:1 {BOB}\n")
@@ -141,6 +154,9 @@ async def test_the_faults_of_a_file_of_known_peers_are_shown_with_their_lines(ad
         (("list", "--known", "."), 1),
         (("list", "--known", "~nobody-at-all/x"), 0),
         (("forget", ""), 2),
+        (("add", "example.net:1"), 2),
+        (("add", "tcp://example.net:1"), 2),
+        (("add", "", ADA), 2),
         (("forget", "a%zz"), 2),
         (("forget", "tcp://x"), 2),
         (("forget", "x", "--known", "."), 1),

@@ -58,6 +58,7 @@ def _add(commands: Any, name: str, run: str, text: str, more: str = "") -> argpa
         help=text,
         description=f"{text[0].upper()}{text[1:]}.{more}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of words")
     parser.set_defaults(run=tuple(run.split(":")))
@@ -167,7 +168,8 @@ def _add_listen(commands: Any) -> None:
         "._listening:listen",
         "listen, show the invite, and who comes",
         "\nUntil Ctrl-C or SIGTERM. Everybody is welcome who is in the network, unless"
-        "\nyou say who. Where several options say who is welcome, each is enough.",
+        "\nyou say who. Where several options say who is welcome, each is enough."
+        "\nTo be dialed from other machines: trishake listen tcp://0.0.0.0:PORT",
     )
     parser.add_argument(
         "address",
@@ -233,11 +235,20 @@ def _add_dialed(parser: argparse.ArgumentParser) -> None:
 
 def _add_known(commands: Any) -> None:
     known = commands.add_parser(
-        "known", help="list and forget the peers that you know", description="The file of known peers."
+        "known", help="list, add and forget the peers that you know", description="The file of known peers."
     )
     commands = known.add_subparsers(required=True, metavar="COMMAND")
     listing = _add(commands, "list", "._known:list_known", "list the known peers, and where they answered")
+    adding = _add(
+        commands,
+        "add",
+        "._known:add",
+        "record who is to answer to a name",
+        "\nThe name is as it will be dialed. `*` is for a peer that dials you, wherever it is.",
+    )
+    adding.add_argument("where", metavar="WHERE", help="an invite; or host:port, an address, or '*'")
+    adding.add_argument("peer", metavar="PEER", nargs="?", help="who, in any form; not needed with an invite")
     forgetting = _add(commands, "forget", "._known:forget", "forget who answered to a name, or a peer everywhere")
     forgetting.add_argument("who", metavar="WHO", help="host:port, an address, an invite, or a peer id")
-    for parser in (listing, forgetting):
+    for parser in (listing, adding, forgetting):
         parser.add_argument("--known", metavar="FILE", type=Path, help="another file than the usual one")

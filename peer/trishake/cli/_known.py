@@ -8,8 +8,10 @@ from pathlib import Path
 
 import trio
 
+from .._addresses import Address
 from .._known_peers import KnownPeer, KnownPeers
 from ._home import home
+from ._identities import read_peer
 from ._outcomes import ExitCode, UsageError
 from ._output import Output
 
@@ -29,6 +31,21 @@ def list_known(arguments: argparse.Namespace, output: Output) -> ExitCode:
     if not entries and not known.problems:
         output.note(f"Nobody is known yet in {known.path}.")
     return ExitCode.FAILED if known.problems else ExitCode.OK
+
+
+def add(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    known = _opened(arguments)
+    where: str = arguments.where
+    if arguments.peer is None and "://" not in where:
+        raise UsageError(f"{where!r} names no peer: say who it is, or give an invite, scheme://<peer id>@…")
+    peer = read_peer(arguments.peer or where)
+    try:
+        trio.run(known.remember, where, peer)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    name = Address.parse(where).endpoint if "://" in where else where
+    output.result({"name": name, "peer": str(peer)}, f"known: {peer}  {name}")
+    return ExitCode.OK
 
 
 def forget(arguments: argparse.Namespace, output: Output) -> ExitCode:

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import socket as stdlib_socket
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Never
@@ -81,6 +82,8 @@ def _work(listen: Callable[[], Awaitable[None]], output: Output, cut: Callable[[
         # because the parent has cut the lifeline shall not fail of it.
         cut()
         code = run_command(partial(trio.run, listen), output)
+    except BaseException as bug:  # noqa: BLE001
+        sys.excepthook(type(bug), bug, bug.__traceback__)  # nobody else will show it
     finally:
         os._exit(code)
 
