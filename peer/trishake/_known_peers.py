@@ -17,7 +17,7 @@ from trishake_protocol import InvalidPeerId, PeerId, Role, VerdictCode
 from ._addresses import Address
 from ._errors import BadFile, ChangedIdentity, Refused
 from ._files import FilePath, Version, locked, make_directory, read_file, replace_file, version_of
-from ._trust import Decision, Introduction, Rejection, accept, as_peer_id, reject
+from ._trust import Decision, Introduction, Rejection, accept, as_peer_id, reject, says_yes
 
 _log = logging.getLogger("trishake")
 
@@ -70,7 +70,7 @@ class KnownPeers:
         Peer(identity, trust=KnownPeers("~/.config/app/known_peers"))
 
     A name that is dialed for the first time is recorded, and whoever answers is welcome; with `strict`, only who
-    is recorded already; with `ask`, whom the callback says yes to, and then it is recorded. Another identity than
+    is recorded already; with `ask`, whom the callback says True of, and then it is recorded. Another identity than
     the recorded one is refused with ChangedIdentity, also if the invite named it. A name is what was dialed:
     `host:port`, the path of a Unix socket, a name in memory.
 
@@ -179,7 +179,7 @@ class KnownPeers:
                 why=f"{'It' if name == _ANYWHERE else name} is not in {self._path}, and nobody else is welcome. "
                 f"If it should be, add this line: {name} {peer}",
             )
-        if self._ask is not None and not await self._ask(introduction):
+        if self._ask is not None and not await says_yes(self._ask, introduction):
             return reject(why="Whoever was asked about it said no.")
         await self._record(name, peer)
         return accept()

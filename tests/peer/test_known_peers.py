@@ -227,6 +227,24 @@ async def test_a_failing_callback_records_nothing(path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("answer", ["no", 1, None, accept(), reject(), object()])
+async def test_what_is_neither_yes_nor_no_admits_nobody(path: Path, answer: Any) -> None:
+    async def odd(_: Introduction) -> bool:
+        return answer  # type: ignore[no-any-return]
+
+    for introduce in (dialed, dialer):
+        with pytest.raises(TypeError, match="returned .*, not True or False"):
+            await KnownPeers(path, ask=odd)(introduce(ADA.id))
+    assert not path.exists()
+
+
+async def test_a_policy_in_the_place_of_the_callback_admits_nobody(path: Path) -> None:
+    policy: Any = only(BOB.id)
+    with pytest.raises(TypeError, match="returned Rejection, not True or False"):
+        await KnownPeers(path, ask=policy)(dialed(EVE.id))
+    assert not path.exists()
+
+
 async def test_with_other_policies_a_change_is_the_reason_that_is_told(good: Path) -> None:
     decision = await any_of(only(BOB.id), KnownPeers(good))(dialed(EVE.id))
     assert change(decision, EVE.id).expected == ADA.id
