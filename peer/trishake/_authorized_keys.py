@@ -282,7 +282,9 @@ def _split(text: bytes) -> tuple[bytes, bytes, bytes]:
         words = _BLANKS.split(text[len(options) :].lstrip(b" \t"), 2)
         if not _KEY_TYPE.fullmatch(words[0]):
             what = "neither a key nor options and a key" if words[0] else "no key"
-            raise _Unusable(f"{what}: {_shown(text)}", _COPY_AGAIN)
+            # A line of another file may be a secret: of a private key, or of a private network.
+            shown = f": {_shown(text)}" if b"ssh-" in text else ""
+            raise _Unusable(what + shown, _COPY_AGAIN)
     if len(words) < 2:
         raise _Unusable(f"nothing after {_shown(words[0])}", _COPY_AGAIN)
     return options, words[0], words[1]

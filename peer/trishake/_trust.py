@@ -197,7 +197,7 @@ def ask(callback: Callable[[Introduction], Awaitable[bool]]) -> Policy:
 
 
 async def says_yes(callback: Callable[[Introduction], Awaitable[bool]], introduction: Introduction) -> bool:
-    """What the callback answers. Raises TypeError for what is neither True nor False, and what it raises itself."""
+    """What the callback answers. Raises TypeError for what is neither True nor False."""
     answer = await callback(introduction)
     # Most things are true: the text "no" is, and so is the Rejection of a policy that was handed over here.
     if not isinstance(answer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -233,7 +233,7 @@ async def test_what_is_neither_yes_nor_no_admits_nobody(path: Path, answer: Any)
         return answer  # type: ignore[no-any-return]
 
     for introduce in (dialed, dialer):
-        with pytest.raises(TypeError, match="returned .*, not True or False"):
+        with pytest.raises(TypeError, match=r"returned .*, not True or False"):
             await KnownPeers(path, ask=odd)(introduce(ADA.id))
     assert not path.exists()
 
