@@ -273,7 +273,12 @@ class Registry:
     def _overtake_dials(self, connection: Connection) -> None:
         for dial in self._dials.values():
             dial.meanwhile[connection.peer] = connection
-            if dial.target == connection.peer and self._own_id.key < connection.peer.key:
+            # A dial whose policy is at work ends when that has decided: it may be another one than let them in here.
+            if (
+                dial.target == connection.peer
+                and self._own_id.key < connection.peer.key
+                and not dial.greeter.deciding
+            ):
                 dial.overtake(connection)
 
 

@@ -184,7 +184,7 @@ async def test_who_is_not_there_learns_nothing_and_we_learn_which_line_to_add(pa
     assert str(path) in advice
     assert f"add a line with `{line_of(BOB.id)}` " in advice
     with path.open("a") as file:
-        file.write(advice.partition("add a line with ")[2].partition(" to /")[0] + "\n")
+        file.write(advice.partition("add a line with `")[2].partition("` to /")[0] + "\n")
     assert await asked(policy, BOB.id) == accept()
 
 
