@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -38,6 +40,7 @@ _READABLE: Final = "/:[]@+,;=!$&'()"
 _FIELDS: Final = re.compile(r"[ \t]*([^ \t]+)[ \t]+([^ \t]+)(?:[ \t]+(.*?))?[ \t]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NAME: Final = re.compile(r"[!-~]+")
+_IPV6: Final = re.compile(r"\[([^\]]+)\](.*)", re.DOTALL)
 
 
 class KnownPeer(NamedTuple):
@@ -271,6 +274,8 @@ class _Book:
         self._anywhere = frozenset(entry.peer for entry in entries if entry.name == _ANYWHERE)
 
     def _add_bad(self, problems: list[BadFile], what: str, number: int) -> None:
+        if self._bad is not None and len(problems) >= _MAX_PROBLEMS:
+            return  # a million of them would hold everybody up for seconds
         bad = BadFile(
             self._path,
             what,
@@ -365,9 +370,15 @@ def _checked(name: str) -> str:
 
 
 def _encoded(name: str) -> str:
-    """A name as it stands in the file. Hosts are the same in upper and lower case, paths are not."""
+    """A name as it stands in the file. Paths are told apart by every character, hosts not by upper and lower case.
+
+    Of an IPv6 address too there is one spelling: under another, whoever answers would be taken for new.
+    """
     if not name.startswith("/"):
         name = name.lower()
+    if found := _IPV6.fullmatch(name):
+        with suppress(ValueError):  # it is no address then, and stays as it is
+            name = f"[{ipaddress.IPv6Address(found[1])}]{found[2]}"
     return quote_from_bytes(name.encode("utf-8", "surrogatepass"), safe=_READABLE)
 
 
@@ -384,7 +395,7 @@ def _decoded(name: str) -> str:
 
 def _name_of(text: str) -> str:
     """The name that is meant by a name, an address or an invite."""
-    if "://" in text:
+    if "://" in text and not text.startswith("/"):
         return _encoded(Address.parse(text).endpoint)
     if not text:
         raise ValueError("a name is needed: what was dialed, as host:port")

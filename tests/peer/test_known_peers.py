@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -342,6 +343,31 @@ async def test_a_host_is_the_same_in_capitals_however_it_was_written(path: Path,
     assert change(await KnownPeers(path)(dialed(EVE.id, name)), EVE.id).expected == ADA.id
 
 
+IPV6: Final = ["[::1]:1", "[0:0:0:0:0:0:0:1]:1", "[0::0001]:1", "[::0.0.0.1]:1"]
+
+
+@pytest.mark.parametrize("line", IPV6)
+@pytest.mark.parametrize("name", IPV6)
+async def test_an_ipv6_address_is_the_same_however_it_is_spelled(path: Path, line: str, name: str) -> None:
+    path.write_text(f"{line} {ADA.id}\n")
+    assert change(await KnownPeers(path)(dialed(EVE.id, name)), EVE.id).expected == ADA.id
+    assert await KnownPeers(path, strict=True)(dialed(ADA.id, name)) == accept()
+    assert [entry.peer for entry in await KnownPeers(path).forget(name)] == [ADA.id]
+
+
+async def test_two_spellings_of_an_ipv6_address_with_two_peers_contradict_each_other(path: Path) -> None:
+    path.write_text(f"[::1]:1 {ADA.id}\n[0::1]:1 {EVE.id}\n")
+    for who in (ADA, EVE):
+        assert "Remove the wrong line" in why(await KnownPeers(path)(dialed(who.id, "[::1]:1")))
+
+
+async def test_ipv6_addresses_are_told_apart_by_port_and_zone(path: Path) -> None:
+    policy = KnownPeers(path)
+    for index, name in enumerate(["[fe80::1]:1", "[fe80::1]:2", "[fe80::1%1]:1", "[fe80::1%2]:1", "[fe80::2]:1"]):
+        assert await policy(dialed(number(index), name)) == accept()
+    assert len(policy.peers()) == 5
+
+
 async def test_a_path_is_another_one_in_capitals(path: Path) -> None:
     policy = KnownPeers(path)
     assert await policy(dialed(ADA.id, "/run/x")) == accept()
@@ -587,6 +613,18 @@ async def test_a_file_full_of_faults_names_the_first_hundred(path: Path) -> None
     assert [problem.line for problem in problems] == list(range(1, 101))
 
 
+def test_a_megabyte_of_faults_holds_nobody_up_for_long(path: Path) -> None:
+    path.write_bytes(b"x\n" * 2**19)
+    path.chmod(0o600)
+    started = time.process_time()
+    assert len(KnownPeers(path).problems) == 100
+    of_faults = time.process_time() - started
+    started = time.process_time()
+    path.write_bytes(b"#\n" * 2**19)
+    assert not KnownPeers(path).problems
+    assert of_faults < 4 * (time.process_time() - started)
+
+
 async def test_a_fault_behind_a_hundred_contradictions_counts(path: Path) -> None:
     lines = [f"h{index}:1 {who.id}" for index in range(101) for who in (ADA, BOB)]
     path.write_text("\n".join([*lines, "x", ""]))
@@ -634,8 +672,10 @@ async def test_what_cannot_be_written_is_not_trusted(good: Path, call: str) -> N
         ("unix:///run/a b", "/run/a%20b"),
         ("/run/a%20b", "/run/a%20b"),
         ("/run/a b", "/run/a%20b"),
+        ("/run/a://b", "/run/a://b"),
         ("mem://ada", "ada"),
         ("ws://[::1]:80/chat", "[::1]:80"),
+        ("tcp://[2001:DB8::0]:1", "[2001:db8::]:1"),
     ],
 )
 async def test_names_may_be_given_as_addresses_or_as_in_the_file(path: Path, text: str, name: str) -> None:
