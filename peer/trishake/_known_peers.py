@@ -142,7 +142,8 @@ class KnownPeers:
         Raises BadFile if the file is of no use or cannot be written, ValueError or InvalidAddress for no name.
         """
         peer = who if isinstance(who, PeerId) else _peer_of(who)
-        name = None if peer is not None or isinstance(who, PeerId) else _name_of(who)
+        # A text may be both: a name in memory is often the id of who should be there.
+        name = None if isinstance(who, PeerId) or (peer is not None and " " in who) else _name_of(who)
         if not self._current().entries:
             return ()
         try:

@@ -690,6 +690,19 @@ async def test_names_may_be_given_as_addresses_or_as_in_the_file(path: Path, tex
     assert policy.peers() == ()
 
 
+async def test_a_name_that_reads_as_an_id_is_forgotten_as_the_advice_says(path: Path) -> None:
+    policy = KnownPeers(path)
+    name = str(BOB.id)
+    assert await policy(dialed(EVE.id, name)) == accept()
+    error = change(await policy(dialed(BOB.id, name)), BOB.id)
+    assert [entry.peer for entry in await policy.forget(error.name)] == [EVE.id]
+    assert await policy(dialed(BOB.id, name)) == accept()
+
+
+async def test_a_public_key_line_with_any_comment_names_whom_to_forget(good: Path) -> None:
+    assert await KnownPeers(good).forget(ADA.id.ssh("100% of https://example"))
+
+
 async def test_all_of_a_peers_lines_are_forgotten_at_once(path: Path) -> None:
     for who in (ADA.id, str(ADA.id)):
         path.write_bytes(GOOD + f"* {ADA.id}\nother:1 {ADA.id}".encode())
