@@ -24,7 +24,7 @@ from trishake_protocol import PeerId, VerdictCode, escape
 from trishake_protocol.errors import InvalidPeerId
 
 from ._errors import BadFile
-from ._files import FilePath, Version, read_file, version_of
+from ._files import FilePath, Version, expanded, read_file, version_of
 from ._trust import Decision, Introduction, accept, reject
 
 _FILE_LIMIT: Final = 2**20
@@ -91,7 +91,7 @@ class AuthorizedKeys:
     """
 
     def __init__(self, path: FilePath) -> None:
-        self.path: Final = Path(path).expanduser().absolute()
+        self.path: Final = expanded(path).absolute()
         self._version: Version | None = None
         self._data: bytes | None = None
         self._failure: BadFile | None = None

@@ -27,6 +27,15 @@ Version = tuple[int, ...]
 """What changes when a file does: device, inode, size, times."""
 
 
+def expanded(path: FilePath) -> Path:
+    """The path, with `~` and `~user` as the home directory. Raises BadFile if there is none."""
+    given = os.fspath(path)
+    found = os.path.expanduser(given)
+    if found.startswith("~"):  # taken as it stands, it would be a directory of that name, wherever we happen to be
+        raise BadFile(Path(path), "no home directory is known for it", "Set HOME, or give the path without `~`.")
+    return Path(found)
+
+
 def version_of(path: Path) -> Version | None:
     """Which version of the file is there; None if there is none."""
     try:

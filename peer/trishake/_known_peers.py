@@ -18,7 +18,7 @@ from trishake_protocol import InvalidPeerId, PeerId, Role, VerdictCode
 
 from ._addresses import Address
 from ._errors import BadFile, ChangedIdentity, Refused
-from ._files import FilePath, Version, locked, make_directory, read_file, replace_file, version_of
+from ._files import FilePath, Version, expanded, locked, make_directory, read_file, replace_file, version_of
 from ._trust import Decision, Introduction, Rejection, accept, as_peer_id, reject, says_yes
 
 _log = logging.getLogger("trishake")
@@ -86,7 +86,7 @@ class KnownPeers:
     stood there. While all of the file is of no use, nobody is welcome. `problems` says what to mend.
 
     path: `~` is the home directory. It is made when first written, with its directory (0700).
-    Raises ValueError for `strict` and `ask` together.
+    Raises ValueError for `strict` and `ask` together, BadFile where there is no home for `~`.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class KnownPeers:
             )
         if "\0" in os.fspath(path):
             raise ValueError(f"{path!r} is no path: there is a NUL in it")
-        self._path = Path(path).expanduser().absolute()
+        self._path = expanded(path).absolute()
         self._strict = strict
         self._ask = ask
         self._version: Version | None = None

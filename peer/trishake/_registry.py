@@ -273,7 +273,7 @@ class Registry:
     def _overtake_dials(self, connection: Connection) -> None:
         for dial in self._dials.values():
             dial.meanwhile[connection.peer] = connection
-            # A dial whose policy is at work ends when that has decided: it may be another one than let them in here.
+            # While the dial's policy is at work, it goes on: it may be another one than has let them in here.
             if (
                 dial.target == connection.peer
                 and self._own_id.key < connection.peer.key
