@@ -24,7 +24,7 @@ from trishake_protocol import PeerId, VerdictCode, escape
 from trishake_protocol.errors import InvalidPeerId
 
 from ._errors import BadFile
-from ._files import FilePath, Version, expanded, read_file, version_of
+from ._files import FilePath, Version, expanded, is_settled, read_file, version_of
 from ._trust import Decision, Introduction, accept, reject
 
 _FILE_LIMIT: Final = 2**20
@@ -32,9 +32,6 @@ _LINE_LIMIT: Final = 2**13
 _PROBLEMS_KEPT: Final = 100
 _SHOWN: Final = 60
 """Bytes of a file's text in a message."""
-
-_COARSEST_TICK: Final = 2.0
-"""Seconds. Two changes within one tick of a file system's clock leave the same times; FAT's is the longest."""
 
 _TYPE: Final = b"ssh-ed25519"
 _KEY_HEAD: Final = b"\0\0\0\x0b" + _TYPE + b"\0\0\0\x20"
@@ -146,9 +143,7 @@ class AuthorizedKeys:
 
     def _read(self) -> None:
         data, version = read_file(self.path, limit=_FILE_LIMIT, others_may="read")
-        *_, modified, changed = version
-        settled = time.time() - max(modified, changed) / 1e9 > _COARSEST_TICK
-        self._version = version if settled else None  # it may yet change and keep its times: look again
+        self._version = version if is_settled(version) else None
         self._failure = None
         if data != self._data:
             self._data = data

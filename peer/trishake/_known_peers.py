@@ -18,7 +18,17 @@ from trishake_protocol import InvalidPeerId, PeerId, Role, VerdictCode
 
 from ._addresses import Address
 from ._errors import BadFile, ChangedIdentity, Refused
-from ._files import FilePath, Version, expanded, locked, make_directory, read_file, replace_file, version_of
+from ._files import (
+    FilePath,
+    Version,
+    expanded,
+    is_settled,
+    locked,
+    make_directory,
+    read_file,
+    replace_file,
+    version_of,
+)
 from ._trust import Decision, Introduction, Rejection, accept, as_peer_id, reject, says_yes
 
 _log = logging.getLogger("trishake")
@@ -106,6 +116,7 @@ class KnownPeers:
         self._strict = strict
         self._ask = ask
         self._version: Version | None = None
+        self._settled = False
         self._book = _Book(self._path, b"")
         self._logged: tuple[Version | None, tuple[str, ...]] = (None, ())
 
@@ -209,8 +220,9 @@ class KnownPeers:
         version: Version | None = None
         try:
             version = version_of(self._path)
-            if version != self._version:
+            if version != self._version or not self._settled:
                 self._book, self._version = self._load(self._path)
+                self._settled = self._version is not None and is_settled(self._version)
         except BadFile as error:
             self._version = None  # to be read again, even if there is nothing next time
             self._book = _Book(self._path, b"")
@@ -220,11 +232,12 @@ class KnownPeers:
         return self._book
 
     def _load(self, path: Path) -> tuple[_Book, Version | None]:
+        version: Version | None
         try:
             data, version = read_file(path, limit=_MAX_FILE, others_may="read")
         except FileNotFoundError:
-            return _Book(self._path, b""), None
-        return _Book(self._path, data), version
+            data, version = b"", None
+        return self._book if data == self._book.data else _Book(self._path, data), version
 
     def _read(self, path: Path) -> _Book:
         return self._load(path)[0]
@@ -242,7 +255,7 @@ class _Book:
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
-        self._data = data
+        self.data = data
         self._bad: BadFile | None = None
         self._by_name: dict[str, KnownPeer] = {}
         self._contradictions: dict[str, BadFile] = {}
@@ -322,7 +335,7 @@ class _Book:
         line = f"{name} {peer} first met {time.strftime('%Y-%m-%d', time.gmtime())}\n".encode()
         if len(line) > _MAX_LINE:
             raise BadFile(self._path, f"a name of {len(name)} bytes is too long for it", "Use a shorter address.")
-        data = (self._data or _HEADER) + line
+        data = (self.data or _HEADER) + line
         if len(data) > _MAX_FILE:
             raise BadFile(self._path, f"it is full: {_MAX_FILE} bytes", "Remove the peers that are not needed.")
         return data
@@ -330,7 +343,7 @@ class _Book:
     def without(self, entries: tuple[KnownPeer, ...]) -> bytes:
         """The file without these lines, and else as it is."""
         gone = {entry.line for entry in entries}
-        lines = enumerate(re.findall(rb"[^\n]*\n|[^\n]+", self._data), 1)
+        lines = enumerate(re.findall(rb"[^\n]*\n|[^\n]+", self.data), 1)
         return b"".join(line for number, line in lines if number not in gone)
 
 

@@ -897,7 +897,7 @@ async def test_who_is_taken_out_of_the_file_is_locked_out(
     path.parent.mkdir()
     write(path, A)
     if settled:
-        monkeypatch.setattr("trishake._authorized_keys._COARSEST_TICK", 0)
+        monkeypatch.setattr("trishake._files._COARSEST_TICK", 0)
         await trio.sleep(0.02)  # more than a tick of any kernel
     policy = AuthorizedKeys(path)
     assert (policy._version is not None) is settled
@@ -934,7 +934,7 @@ async def test_changes_within_one_tick_of_the_clock_are_seen(
 
 
 async def test_a_settled_file_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trishake._authorized_keys._COARSEST_TICK", 0)
+    monkeypatch.setattr("trishake._files._COARSEST_TICK", 0)
     write(path, A)
     await trio.sleep(0.02)
     policy = AuthorizedKeys(path)

@@ -576,6 +576,42 @@ async def test_while_the_file_is_of_no_use_nobody_is_welcome(
             await policy.forget("host:1")
 
 
+def _coarse(status: os.stat_result) -> tuple[int, ...]:
+    """The version of a file where the clock of the file system ticks every two seconds, as FAT's does."""
+    step = 2 * 10**9
+    times = (status.st_mtime_ns // step * step, status.st_ctime_ns // step * step)
+    return status.st_dev, status.st_ino, status.st_size, *times
+
+
+async def test_changes_within_one_tick_of_the_clock_are_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place and of one size, they leave no other mark; so a young file is read each time."""
+    monkeypatch.setattr("trishake._files._version", _coarse)
+    path.write_text(f"host:1 {ADA.id}\n")
+    path.chmod(0o600)
+    policy = KnownPeers(path)
+    assert await policy(dialed(ADA.id)) == accept()
+    for _ in range(10):
+        for here, gone in ((BOB, ADA), (ADA, BOB)):
+            with path.open("r+") as file:
+                file.write(f"host:1 {here.id}\n")
+            assert await policy(dialed(here.id)) == accept()
+            assert change(await policy(dialed(gone.id)), gone.id).expected == here.id
+
+
+async def test_a_settled_file_is_read_once(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trishake._files._COARSEST_TICK", 0)
+    await trio.sleep(0.02)
+    policy = KnownPeers(good)
+    assert await policy(dialed(ADA.id)) == accept()
+
+    def not_again(*_: object) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(os, "open", not_again)
+    assert await policy(dialed(ADA.id)) == accept()
+    assert len(policy.peers()) == len(NAMES)
+
+
 async def test_a_file_that_was_removed_knows_nobody(good: Path) -> None:
     policy = KnownPeers(good)
     assert len(policy.peers()) == 3
