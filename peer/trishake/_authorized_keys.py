@@ -24,7 +24,7 @@ from trishake_protocol import PeerId, VerdictCode, escape
 from trishake_protocol.errors import InvalidPeerId
 
 from ._errors import BadFile
-from ._files import FilePath, Version, read_file, version_of
+from ._files import FilePath, Version, expanded, is_settled, read_file, version_of
 from ._trust import Decision, Introduction, accept, reject
 
 _FILE_LIMIT: Final = 2**20
@@ -32,9 +32,6 @@ _LINE_LIMIT: Final = 2**13
 _PROBLEMS_KEPT: Final = 100
 _SHOWN: Final = 60
 """Bytes of a file's text in a message."""
-
-_COARSEST_TICK: Final = 2.0
-"""Seconds. Two changes within one tick of a file system's clock leave the same times; FAT's is the longest."""
 
 _TYPE: Final = b"ssh-ed25519"
 _KEY_HEAD: Final = b"\0\0\0\x0b" + _TYPE + b"\0\0\0\x20"
@@ -91,7 +88,7 @@ class AuthorizedKeys:
     """
 
     def __init__(self, path: FilePath) -> None:
-        self.path: Final = Path(path).expanduser().absolute()
+        self.path: Final = expanded(path).absolute()
         self._version: Version | None = None
         self._data: bytes | None = None
         self._failure: BadFile | None = None
@@ -146,9 +143,7 @@ class AuthorizedKeys:
 
     def _read(self) -> None:
         data, version = read_file(self.path, limit=_FILE_LIMIT, others_may="read")
-        *_, modified, changed = version
-        settled = time.time() - max(modified, changed) / 1e9 > _COARSEST_TICK
-        self._version = version if settled else None  # it may yet change and keep its times: look again
+        self._version = version if is_settled(version) else None
         self._failure = None
         if data != self._data:
             self._data = data
@@ -282,7 +277,9 @@ def _split(text: bytes) -> tuple[bytes, bytes, bytes]:
         words = _BLANKS.split(text[len(options) :].lstrip(b" \t"), 2)
         if not _KEY_TYPE.fullmatch(words[0]):
             what = "neither a key nor options and a key" if words[0] else "no key"
-            raise _Unusable(f"{what}: {_shown(text)}", _COPY_AGAIN)
+            # A line of another file may be a secret: of a private key, or of a private network.
+            shown = f": {_shown(text)}" if b"ssh-" in text else ""
+            raise _Unusable(what + shown, _COPY_AGAIN)
     if len(words) < 2:
         raise _Unusable(f"nothing after {_shown(words[0])}", _COPY_AGAIN)
     return options, words[0], words[1]

@@ -220,7 +220,10 @@ class ChangedIdentity(WrongIdentity):
 
 
 class Untrusted(Refused):
-    """Our own policy refused the peer, which had proved who it is. verdict: what the policy said."""
+    """Our own policy refused the peer, which had proved who it is. verdict: what the policy said.
+
+    It may say something else later where it had failed, or was late.
+    """
 
     def __init__(self, peer: PeerId, verdict: Rejection) -> None:
         text = f': "{escape(verdict.text)}"' if verdict.text else ""
@@ -230,6 +233,7 @@ class Untrusted(Refused):
         )
         self.verdict = verdict
         self.peer = peer
+        self.retryable = verdict.reason in RETRYABLE
 
 
 class SigningFailed(Refused):

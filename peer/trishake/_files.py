@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,18 @@ _LOCK_POLL: Final = 0.005
 Version = tuple[int, ...]
 """What changes when a file does: device, inode, size, times."""
 
+_COARSEST_TICK: Final = 2.0
+"""Seconds. Two changes within one tick of a file system's clock leave the same times; FAT's is the longest."""
+
+
+def expanded(path: FilePath) -> Path:
+    """The path, with `~` and `~user` as the home directory. Raises BadFile if there is none."""
+    given = os.fspath(path)
+    found = os.path.expanduser(given)
+    if found.startswith("~"):  # taken as it stands, it would be a directory of that name, wherever we happen to be
+        raise BadFile(Path(path), "no home directory is known for it", "Set HOME, or give the path without `~`.")
+    return Path(found)
+
 
 def version_of(path: Path) -> Version | None:
     """Which version of the file is there; None if there is none."""
@@ -35,6 +48,12 @@ def version_of(path: Path) -> Version | None:
         return None
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def is_settled(version: Version) -> bool:
+    """Whether a change from now on gives another version; of a file that is young, it may not."""
+    *_, modified, changed = version
+    return time.time() - max(modified, changed) / 1e9 > _COARSEST_TICK
 
 
 def read_file(path: Path, *, limit: int, others_may: str) -> tuple[bytes, Version]:

@@ -217,6 +217,11 @@ class Greeter:
         """Whether the other side's own dial was kept instead of this one (section 11); set by the registry."""
         self._write_failure: trio.BrokenResourceError | None = None
 
+    @property
+    def deciding(self) -> bool:
+        """Whether the other side is identified, and our policy has not decided yet."""
+        return self.session.state is State.PEER_IDENTIFIED
+
     def leave(self) -> None:
         """Our side is closing: end a greeting under way, and tell a dialer so."""
         self.leaving = True
@@ -378,15 +383,14 @@ class Greeter:
 
     def late(self) -> DialError:
         """The outcome when the scope was cancelled: the time was up, or we are leaving."""
-        deciding = self.session.state is State.PEER_IDENTIFIED
         if self.leaving:
-            reason = VerdictCode.SHUTTING_DOWN if deciding else AlertCode.GOING_AWAY
+            reason = VerdictCode.SHUTTING_DOWN if self.deciding else AlertCode.GOING_AWAY
             return Refused(reason, "this peer is closing")
         if self.overtaken:
             return Refused(VerdictCode.CROSSING, "the other side has dialed us meanwhile, and its dial is kept")
         if self.session.state is State.SIGNING:
             return SigningFailed("the time was up")
-        if deciding and self.identified is not None:
+        if self.deciding and self.identified is not None:
             return Untrusted(self.identified.peer, reject(VerdictCode.POLICY_TIMEOUT))
         return self.no_response(Cause.TIMEOUT)
 

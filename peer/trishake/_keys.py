@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 import functools
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from trishake_protocol import escape
 from trishake_protocol.primitives import Ed25519PrivateKey
 
 from ._errors import BadFile, WrongPassword, as_argument
-from ._files import FilePath, create_file, make_directory, read_file
+from ._files import FilePath, create_file, expanded, make_directory, read_file
 
 Password = str | bytes | Callable[[], str | bytes] | None
 """Text is taken as UTF-8. A function is asked once, and only if a password is needed."""
@@ -59,7 +58,7 @@ class Identity(trishake_protocol.Identity):
         Raises FileNotFoundError; WrongPassword if none was given, or one that does not fit; BadFile for all else
         that is wrong with it, and where an encrypted OpenSSH key lacks the package `bcrypt`.
         """
-        place = _place(path)
+        place = expanded(path)
         return cls(_private_key(place, _read(place), password))
 
     @classmethod
@@ -69,7 +68,7 @@ class Identity(trishake_protocol.Identity):
         Of several processes that do so at once, all get the same identity. password: as for `load`; a new file
         is encrypted with it. Raises what `load` and `save` raise.
         """
-        place = _place(path)
+        place = expanded(path)
         if callable(password):
             password = functools.cache(password)  # it is asked once, whatever the file turns out to be
         try:
@@ -98,12 +97,12 @@ class Identity(trishake_protocol.Identity):
         password: encrypts it; None does not.
         format: `openssh`, which every ssh-keygen reads, or `pkcs8`, for OpenSSL. A password protects better in
             OpenSSH's; that needs the package `bcrypt`.
-        Raises FileExistsError if something is there, which is not overwritten; BadFile without `bcrypt`; OSError
-        if it cannot be written; ValueError for an empty password or another format.
+        Raises FileExistsError if something is there, which is not overwritten; BadFile without `bcrypt`, or a home
+        for `~`; OSError if it cannot be written; ValueError for an empty password or another format.
         """
         if format not in ("openssh", "pkcs8"):
             raise ValueError(f"a format of {format!r}, possible are 'openssh' and 'pkcs8'")
-        place = _place(path)
+        place = expanded(path)
         if format == "openssh" and password is not None and not _bcrypt_is_there():
             raise _lacks_bcrypt(place, "it cannot be encrypted", "or use format='pkcs8'")
         secret = _password(password)
@@ -127,11 +126,6 @@ def _encode(key: Ed25519PrivateKey, secret: bytes | None, format_: str) -> bytes
 
 
 # --- the file -------------------------------------------------------------------------------------------
-
-
-def _place(path: FilePath) -> Path:
-    # Not Path.expanduser, which raises RuntimeError for a user that is not there; so the file is missing.
-    return Path(os.path.expanduser(path))
 
 
 def _read(path: Path) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,12 +18,22 @@ from trishake_protocol import InvalidPeerId, PeerId, Role, VerdictCode
 
 from ._addresses import Address
 from ._errors import BadFile, ChangedIdentity, Refused
-from ._files import FilePath, Version, locked, make_directory, read_file, replace_file, version_of
-from ._trust import Decision, Introduction, Rejection, accept, as_peer_id, reject
+from ._files import (
+    FilePath,
+    Version,
+    expanded,
+    is_settled,
+    locked,
+    make_directory,
+    read_file,
+    replace_file,
+    version_of,
+)
+from ._trust import Decision, Introduction, Rejection, accept, as_peer_id, reject, says_yes
 
 _log = logging.getLogger("trishake")
 
-_MAX_FILE: Final = 4 * 1024 * 1024
+_MAX_FILE: Final = 1024 * 1024
 _MAX_LINE: Final = 4096
 """Bytes, without the end of the line."""
 _MAX_PROBLEMS: Final = 100
@@ -38,6 +50,7 @@ _READABLE: Final = "/:[]@+,;=!$&'()"
 _FIELDS: Final = re.compile(r"[ \t]*([^ \t]+)[ \t]+([^ \t]+)(?:[ \t]+(.*?))?[ \t]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NAME: Final = re.compile(r"[!-~]+")
+_IPV6: Final = re.compile(r"\[([^\]]+)\](.*)", re.DOTALL)
 
 
 class KnownPeer(NamedTuple):
@@ -70,7 +83,7 @@ class KnownPeers:
         Peer(identity, trust=KnownPeers("~/.config/app/known_peers"))
 
     A name that is dialed for the first time is recorded, and whoever answers is welcome; with `strict`, only who
-    is recorded already; with `ask`, whom the callback says yes to, and then it is recorded. Another identity than
+    is recorded already; with `ask`, whom the callback says True of, and then it is recorded. Another identity than
     the recorded one is refused with ChangedIdentity, also if the invite named it. A name is what was dialed:
     `host:port`, the path of a Unix socket, a name in memory.
 
@@ -83,7 +96,7 @@ class KnownPeers:
     stood there. While all of the file is of no use, nobody is welcome. `problems` says what to mend.
 
     path: `~` is the home directory. It is made when first written, with its directory (0700).
-    Raises ValueError for `strict` and `ask` together.
+    Raises ValueError for `strict` and `ask` together, BadFile where there is no home for `~`.
     """
 
     def __init__(
@@ -99,11 +112,11 @@ class KnownPeers:
             )
         if "\0" in os.fspath(path):
             raise ValueError(f"{path!r} is no path: there is a NUL in it")
-        # Not Path.expanduser, which raises RuntimeError for a user that is not there; so the file is missing.
-        self._path = Path(os.path.expanduser(path)).absolute()
+        self._path = expanded(path).absolute()
         self._strict = strict
         self._ask = ask
         self._version: Version | None = None
+        self._settled = False
         self._book = _Book(self._path, b"")
         self._logged: tuple[Version | None, tuple[str, ...]] = (None, ())
 
@@ -140,7 +153,8 @@ class KnownPeers:
         Raises BadFile if the file is of no use or cannot be written, ValueError or InvalidAddress for no name.
         """
         peer = who if isinstance(who, PeerId) else _peer_of(who)
-        name = None if peer is not None or isinstance(who, PeerId) else _name_of(who)
+        # A text may be both: a name in memory is often the id of who should be there.
+        name = None if isinstance(who, PeerId) or (peer is not None and " " in who) else _name_of(who)
         if not self._current().entries:
             return ()
         try:
@@ -180,7 +194,7 @@ class KnownPeers:
                 why=f"{'It' if name == _ANYWHERE else name} is not in {self._path}, and nobody else is welcome. "
                 f"If it should be, add this line: {name} {peer}",
             )
-        if self._ask is not None and not await self._ask(introduction):
+        if self._ask is not None and not await says_yes(self._ask, introduction):
             return reject(why="Whoever was asked about it said no.")
         await self._record(name, peer)
         return accept()
@@ -206,8 +220,9 @@ class KnownPeers:
         version: Version | None = None
         try:
             version = version_of(self._path)
-            if version != self._version:
+            if version != self._version or not self._settled:
                 self._book, self._version = self._load(self._path)
+                self._settled = self._version is not None and is_settled(self._version)
         except BadFile as error:
             self._version = None  # to be read again, even if there is nothing next time
             self._book = _Book(self._path, b"")
@@ -217,11 +232,12 @@ class KnownPeers:
         return self._book
 
     def _load(self, path: Path) -> tuple[_Book, Version | None]:
+        version: Version | None
         try:
             data, version = read_file(path, limit=_MAX_FILE, others_may="read")
         except FileNotFoundError:
-            return _Book(self._path, b""), None
-        return _Book(self._path, data), version
+            data, version = b"", None
+        return self._book if data == self._book.data else _Book(self._path, data), version
 
     def _read(self, path: Path) -> _Book:
         return self._load(path)[0]
@@ -239,7 +255,7 @@ class _Book:
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
-        self._data = data
+        self.data = data
         self._bad: BadFile | None = None
         self._by_name: dict[str, KnownPeer] = {}
         self._contradictions: dict[str, BadFile] = {}
@@ -272,6 +288,8 @@ class _Book:
         self._anywhere = frozenset(entry.peer for entry in entries if entry.name == _ANYWHERE)
 
     def _add_bad(self, problems: list[BadFile], what: str, number: int) -> None:
+        if self._bad is not None and len(problems) >= _MAX_PROBLEMS:
+            return  # a million of them would hold everybody up for seconds
         bad = BadFile(
             self._path,
             what,
@@ -317,7 +335,7 @@ class _Book:
         line = f"{name} {peer} first met {time.strftime('%Y-%m-%d', time.gmtime())}\n".encode()
         if len(line) > _MAX_LINE:
             raise BadFile(self._path, f"a name of {len(name)} bytes is too long for it", "Use a shorter address.")
-        data = (self._data or _HEADER) + line
+        data = (self.data or _HEADER) + line
         if len(data) > _MAX_FILE:
             raise BadFile(self._path, f"it is full: {_MAX_FILE} bytes", "Remove the peers that are not needed.")
         return data
@@ -325,7 +343,7 @@ class _Book:
     def without(self, entries: tuple[KnownPeer, ...]) -> bytes:
         """The file without these lines, and else as it is."""
         gone = {entry.line for entry in entries}
-        lines = enumerate(re.findall(rb"[^\n]*\n|[^\n]+", self._data), 1)
+        lines = enumerate(re.findall(rb"[^\n]*\n|[^\n]+", self.data), 1)
         return b"".join(line for number, line in lines if number not in gone)
 
 
@@ -366,9 +384,15 @@ def _checked(name: str) -> str:
 
 
 def _encoded(name: str) -> str:
-    """A name as it stands in the file. Hosts are the same in upper and lower case, paths are not."""
+    """A name as it stands in the file. Paths are told apart by every character, hosts not by upper and lower case.
+
+    Of an IPv6 address too there is one spelling: under another, whoever answers would be taken for new.
+    """
     if not name.startswith("/"):
         name = name.lower()
+    if found := _IPV6.fullmatch(name):
+        with suppress(ValueError):  # it is no address then, and stays as it is
+            name = f"[{ipaddress.IPv6Address(found[1])}]{found[2]}"
     return quote_from_bytes(name.encode("utf-8", "surrogatepass"), safe=_READABLE)
 
 
@@ -385,7 +409,7 @@ def _decoded(name: str) -> str:
 
 def _name_of(text: str) -> str:
     """The name that is meant by a name, an address or an invite."""
-    if "://" in text:
+    if "://" in text and not text.startswith("/"):
         return _encoded(Address.parse(text).endpoint)
     if not text:
         raise ValueError("a name is needed: what was dialed, as host:port")

@@ -14,7 +14,7 @@ from trishake_protocol.limits import MAX_NETWORK_NAME, MAX_PSKS, PSK_LENGTH
 from trishake_protocol.primitives import SHA256
 
 from ._errors import BadFile
-from ._files import FilePath, create_file, locked, read_file, replace_file
+from ._files import FilePath, create_file, expanded, locked, read_file, replace_file
 
 _FILE_LIMIT: Final = 16 * 1024
 _HEADER: Final = "# Trishake private network. Who has this file is in it: keep it secret.\n"
@@ -67,7 +67,7 @@ class Network(trishake_protocol.Network):
         path: `~` is the home directory. At most 16 KiB, and of no use to group and others (0600).
         Raises FileNotFoundError; BadFile, with the line, for all else that is wrong with it.
         """
-        place = _place(path)
+        place = expanded(path)
         data, _ = read_file(place, limit=_FILE_LIMIT, others_may="nothing")
         name, keys = _parse(place, data)
         return cls(name, keys[0] if len(keys) == 1 else keys, quiet)
@@ -76,9 +76,10 @@ class Network(trishake_protocol.Network):
         """Write it into a new file that nobody else may read (0600): all of it or nothing.
 
         Raises FileExistsError if something is there, which is not overwritten; OSError if it cannot be written;
-        ValueError for a public network, and for a name that fits on no line.
+        BadFile where there is no home for `~`; ValueError for a public network, and for a name that fits on no
+        line.
         """
-        create_file(_place(path), self._encode())
+        create_file(expanded(path), self._encode())
 
     async def replace(self, path: FilePath) -> None:
         """Put it in the place of what the file holds: an earlier state of the same network, with the same rights.
@@ -88,7 +89,7 @@ class Network(trishake_protocol.Network):
         another network's, and as `save` does; OSError if it cannot be written.
         """
         data = self._encode()
-        place = Path(os.path.realpath(_place(path)))
+        place = Path(os.path.realpath(expanded(path)))
         before = type(self).load(place)
         if before.name != self.name:
             raise ValueError(f"{place} is the file of the network {before.name!r}, not of {self.name!r}")
@@ -139,10 +140,6 @@ class Network(trishake_protocol.Network):
             raise ValueError(f"the name {self.name!r} fits on no line of a file: {why}")
         keys = "".join(f"key {_text_of(key)}\n" for key in self.psks)
         return f"{_HEADER}name {self.name}\n{keys}".encode()
-
-
-def _place(path: FilePath) -> Path:
-    return Path(os.path.expanduser(path))
 
 
 def _unfit(name: str) -> str | None:

@@ -273,7 +273,12 @@ class Registry:
     def _overtake_dials(self, connection: Connection) -> None:
         for dial in self._dials.values():
             dial.meanwhile[connection.peer] = connection
-            if dial.target == connection.peer and self._own_id.key < connection.peer.key:
+            # While the dial's policy is at work, it goes on: it may be another one than has let them in here.
+            if (
+                dial.target == connection.peer
+                and self._own_id.key < connection.peer.key
+                and not dial.greeter.deciding
+            ):
                 dial.overtake(connection)
 
 

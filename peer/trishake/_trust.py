@@ -191,13 +191,18 @@ def ask(callback: Callable[[Introduction], Awaitable[bool]]) -> Policy:
     """
 
     async def ask_it(introduction: Introduction) -> Decision:
-        answer = await callback(introduction)
-        # Most things are true: the text "no" is, and so is the Rejection of a policy that was handed over here.
-        if not isinstance(answer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"the callback of ask() returned {type(answer).__name__}, not True or False")
-        return accept() if answer else reject()
+        return accept() if await says_yes(callback, introduction) else reject()
 
     return ask_it
+
+
+async def says_yes(callback: Callable[[Introduction], Awaitable[bool]], introduction: Introduction) -> bool:
+    """What the callback answers. Raises TypeError for what is neither True nor False."""
+    answer = await callback(introduction)
+    # Most things are true: the text "no" is, and so is the Rejection of a policy that was handed over here.
+    if not isinstance(answer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the callback `ask` returned {type(answer).__name__}, not True or False")
+    return answer
 
 
 def all_of(*policies: Policy) -> Policy:

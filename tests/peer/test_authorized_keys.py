@@ -34,6 +34,8 @@ from trishake import (
 )
 from trishake._authorized_keys import AuthorizedKeys, _parse, _parse_time
 from trishake._errors import BadFile
+from trishake._keys import Identity
+from trishake._network import Network
 
 from .conftest import ADA, ANYWHERE, BOB, EVE, Watch
 from .world import CARL, MEM, peer
@@ -180,9 +182,9 @@ async def test_who_is_not_there_learns_nothing_and_we_learn_which_line_to_add(pa
     policy = AuthorizedKeys(write(path, A))
     advice = await why(policy, BOB.id)
     assert str(path) in advice
-    assert f"add a line with {line_of(BOB.id)} " in advice
+    assert f"add a line with `{line_of(BOB.id)}` " in advice
     with path.open("a") as file:
-        file.write(advice.partition("add a line with ")[2].partition(" to /")[0] + "\n")
+        file.write(advice.partition("add a line with `")[2].partition("` to /")[0] + "\n")
     assert await asked(policy, BOB.id) == accept()
 
 
@@ -447,7 +449,7 @@ BAD_LINES: Final[list[tuple[str, str | bytes, str]]] = [
     ("known_hosts", f"example.com {A}", "an unknown option: example.com"),
     ("private_key", "-----BEGIN OPENSSH PRIVATE KEY-----", NO_KEY),
     ("binary", bytes(range(11, 256)), NO_KEY),
-    ("bell", "\a\x1b[2J", r"no key: \\x07\\x1b\[2J"),
+    ("bell", "\a\x1b[2J ssh-", r"an? key.*: \\x07\\x1b\[2J"),
 ]
 
 
@@ -551,6 +553,33 @@ def test_a_byte_order_mark_is_called_so(path: Path) -> None:
     assert [str(problem) for problem in policy.problems] == [
         f"{path}, line 1: a byte order mark before the line. Save the file without one."
     ]
+
+
+def _private_key(path: Path) -> None:
+    Identity.generate().save(path)
+
+
+def _key_in_pkcs8(path: Path) -> None:
+    Identity.generate().save(path, format="pkcs8")
+
+
+def _network(path: Path) -> None:
+    Network.new("home").save(path)
+
+
+@pytest.mark.parametrize("save", [_private_key, _key_in_pkcs8, _network])
+def test_of_a_file_of_secrets_given_by_mistake_nothing_is_shown(
+    path: Path, save: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    save(path)
+    policy = AuthorizedKeys(path)
+    told = caplog.text + "".join(map(repr, policy.problems)) + repr(policy) + repr(vars(policy)["_contents"])
+    lines = [line for line in path.read_text().splitlines() if line[0] not in "-#" and not line.startswith("name")]
+    assert policy.problems
+    assert lines
+    for line in lines:
+        word = line.removeprefix("key psk-")
+        assert not any(word[start : start + 8] in told for start in range(len(word) - 7))
 
 
 def test_of_many_bad_lines_a_hundred_are_told_and_the_rest_counted(
@@ -868,7 +897,7 @@ async def test_who_is_taken_out_of_the_file_is_locked_out(
     path.parent.mkdir()
     write(path, A)
     if settled:
-        monkeypatch.setattr("trishake._authorized_keys._COARSEST_TICK", 0)
+        monkeypatch.setattr("trishake._files._COARSEST_TICK", 0)
         await trio.sleep(0.02)  # more than a tick of any kernel
     policy = AuthorizedKeys(path)
     assert (policy._version is not None) is settled
@@ -905,7 +934,7 @@ async def test_changes_within_one_tick_of_the_clock_are_seen(
 
 
 async def test_a_settled_file_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trishake._authorized_keys._COARSEST_TICK", 0)
+    monkeypatch.setattr("trishake._files._COARSEST_TICK", 0)
     write(path, A)
     await trio.sleep(0.02)
     policy = AuthorizedKeys(path)
@@ -1052,7 +1081,7 @@ async def test_a_listener_takes_those_of_the_file_and_a_change_of_it_counts_for_
         assert refused.value.text is None
         error = await watch.wait_failed()
         assert isinstance(error, Untrusted)
-        assert f"add a line with {line_of(ADA.id)} to {path}" in str(error)
+        assert f"add a line with `{line_of(ADA.id)}` to {path}" in str(error)
         write(path, A)
         async with await ada.dial(listener.invite) as connection:
             assert connection.peer == BOB.id

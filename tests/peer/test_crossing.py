@@ -943,3 +943,46 @@ def test_a_dial_cancelled_at_any_step_of_a_crossing_leaves_nothing_half_open(to:
     step = 1
     while trio.run(cancel_at, step, clock=MockClock(autojump_threshold=0)):
         step += 7
+
+
+# --- a policy that takes its time -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("welcome", [True, False])
+async def test_a_dial_waits_for_its_own_policy_though_the_other_side_was_let_in_meanwhile(
+    welcome: bool, autojump_clock: MockClock
+) -> None:
+    asked, answered = trio.Event(), trio.Event()
+
+    async def of_this_dial(_: Introduction) -> Decision:
+        asked.set()
+        await answered.wait()
+        return accept() if welcome else reject(VerdictCode.IDENTITY_UNKNOWN)
+
+    ends: list[Connection | DialError] = []
+
+    async def dial(small: Peer) -> None:
+        try:
+            ends.append(await small.dial("mem://large", trust=of_this_dial))
+        except DialError as error:
+            ends.append(error)
+
+    async with Peer(SMALL) as small, Peer(LARGE) as large, trio.open_nursery() as nursery:
+        await small.listen("mem://small")
+        await large.listen("mem://large")
+        nursery.start_soon(dial, small)
+        await asked.wait()
+        await large.dial("mem://small")
+        await wait_all_tasks_blocked()
+        assert not ends
+        answered.set()
+        await wait_all_tasks_blocked()
+        (end,) = ends
+        if welcome:
+            assert isinstance(end, Connection)
+            assert end.role is Role.RESPONDER
+            assert end.is_open
+        else:
+            assert isinstance(end, Refused)
+            assert end.reason is VerdictCode.IDENTITY_UNKNOWN
+        assert len(small.connections) == 1

@@ -14,8 +14,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trishake._authorized_keys import AuthorizedKeys
 from trishake._errors import BadFile
-from trishake._files import create_file, locked, make_directory, read_file, replace_file, version_of
+from trishake._files import create_file, expanded, locked, make_directory, read_file, replace_file, version_of
+from trishake._keys import Identity
+from trishake._known_peers import KnownPeers
+from trishake._network import Network
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -30,6 +34,34 @@ def file(tmp_path: Path) -> Path:
     path.write_bytes(b"old\n")
     path.chmod(0o640)
     return path
+
+
+# --- where they are -------------------------------------------------------------------------------------
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/key") == expanded(tmp_path / "key") == tmp_path / "key"
+    assert expanded("a~") == Path("a~")
+
+
+def test_without_a_home_nothing_is_looked_for_or_made_where_we_happen_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "~nobody-of-this-name/app/file"
+    for use in (
+        Identity.load,
+        Identity.load_or_create,
+        Identity.generate().save,
+        Network.load,
+        Network.new("home").save,
+        KnownPeers,
+        AuthorizedKeys,
+    ):
+        with pytest.raises(BadFile, match="no home directory is known for it"):
+            use(path)
+    assert not list(tmp_path.iterdir())
 
 
 # --- reading --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -31,6 +32,8 @@ from trishake import (
     only,
     reject,
 )
+from trishake._errors import ChangedIdentity, Untrusted
+from trishake._known_peers import KnownPeers
 
 from .conftest import ADA, BOB, EVE, ByHand, alert
 from .test_dialing import Places, asked
@@ -503,3 +506,49 @@ async def test_the_policy_of_a_keeper_is_asked_at_each_dial(autojump_clock: Mock
             await (await keeper.connected()).aclose()
         await keeper.connected()
     assert [introduction.peer for introduction in seen] == [BOB.id] * 3
+
+
+@pytest.mark.parametrize("fault", ["raises", "is late"])
+async def test_a_policy_that_fails_for_a_while_is_no_reason_to_give_up(
+    fault: str, autojump_clock: MockClock
+) -> None:
+    asked = 0
+
+    async def recovering(_: Introduction) -> Decision:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            if fault == "is late":
+                await trio.sleep_forever()
+            raise OSError
+        return accept()
+
+    async with kept_peer(trust=recovering) as ada, bob_of() as bob:
+        await bob.listen("mem://bob")
+        keeper = ada.keep(f"mem://{BOB.id}@bob")
+        with trio.fail_after(60):
+            assert (await keeper.connected()).peer == BOB.id
+        assert asked == 3
+
+
+async def test_known_peers_that_are_mended_are_kept_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    known = tmp_path / "known"
+    known.write_text("damaged\n")
+    known.chmod(0o600)
+    async with kept_peer(trust=KnownPeers(known)) as ada, bob_of() as bob:
+        await bob.listen("mem://bob")
+        keeper = ada.keep("mem://bob")
+        await trio.sleep(10)
+        assert isinstance(keeper.failure, Untrusted)
+        assert "line 1" in str(keeper.failure)
+        known.write_text("")
+        with trio.fail_after(60):
+            assert (await keeper.connected()).peer == BOB.id
+
+
+async def test_a_changed_identity_is_a_reason_to_give_up(tmp_path: Path, autojump_clock: MockClock) -> None:
+    policy = KnownPeers(tmp_path / "known")
+    await policy.remember("mem://bob", CARL.id)
+    async with kept_peer(trust=policy) as ada, bob_of() as bob:
+        await bob.listen("mem://bob")
+        assert isinstance(await failure_of(ada.keep("mem://bob")), ChangedIdentity)

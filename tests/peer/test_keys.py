@@ -606,8 +606,6 @@ def test_what_is_no_file_is_refused(path: Path, make: Callable[[Path], object], 
 def test_a_file_that_is_not_there_is_missing(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Identity.load(path)
-    with pytest.raises(FileNotFoundError):
-        Identity.load("~nobody-of-this-name/key")
 
 
 def test_a_file_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -227,6 +228,24 @@ async def test_a_failing_callback_records_nothing(path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("answer", ["no", 1, None, accept(), reject(), object()])
+async def test_what_is_neither_yes_nor_no_admits_nobody(path: Path, answer: Any) -> None:
+    async def odd(_: Introduction) -> bool:
+        return answer  # type: ignore[no-any-return]
+
+    for introduce in (dialed, dialer):
+        with pytest.raises(TypeError, match=r"returned .*, not True or False"):
+            await KnownPeers(path, ask=odd)(introduce(ADA.id))
+    assert not path.exists()
+
+
+async def test_a_policy_in_the_place_of_the_callback_admits_nobody(path: Path) -> None:
+    policy: Any = only(BOB.id)
+    with pytest.raises(TypeError, match="returned Rejection, not True or False"):
+        await KnownPeers(path, ask=policy)(dialed(EVE.id))
+    assert not path.exists()
+
+
 async def test_with_other_policies_a_change_is_the_reason_that_is_told(good: Path) -> None:
     decision = await any_of(only(BOB.id), KnownPeers(good))(dialed(EVE.id))
     assert change(decision, EVE.id).expected == ADA.id
@@ -322,6 +341,31 @@ async def test_a_host_is_the_same_in_capitals_however_it_was_written(path: Path,
     path.write_text(line.format(str(ADA.id).upper()) + "\n")
     assert await KnownPeers(path)(dialed(ADA.id, name)) == accept()
     assert change(await KnownPeers(path)(dialed(EVE.id, name)), EVE.id).expected == ADA.id
+
+
+IPV6: Final = ["[::1]:1", "[0:0:0:0:0:0:0:1]:1", "[0::0001]:1", "[::0.0.0.1]:1"]
+
+
+@pytest.mark.parametrize("line", IPV6)
+@pytest.mark.parametrize("name", IPV6)
+async def test_an_ipv6_address_is_the_same_however_it_is_spelled(path: Path, line: str, name: str) -> None:
+    path.write_text(f"{line} {ADA.id}\n")
+    assert change(await KnownPeers(path)(dialed(EVE.id, name)), EVE.id).expected == ADA.id
+    assert await KnownPeers(path, strict=True)(dialed(ADA.id, name)) == accept()
+    assert [entry.peer for entry in await KnownPeers(path).forget(name)] == [ADA.id]
+
+
+async def test_two_spellings_of_an_ipv6_address_with_two_peers_contradict_each_other(path: Path) -> None:
+    path.write_text(f"[::1]:1 {ADA.id}\n[0::1]:1 {EVE.id}\n")
+    for who in (ADA, EVE):
+        assert "Remove the wrong line" in why(await KnownPeers(path)(dialed(who.id, "[::1]:1")))
+
+
+async def test_ipv6_addresses_are_told_apart_by_port_and_zone(path: Path) -> None:
+    policy = KnownPeers(path)
+    for index, name in enumerate(["[fe80::1]:1", "[fe80::1]:2", "[fe80::1%1]:1", "[fe80::1%2]:1", "[fe80::2]:1"]):
+        assert await policy(dialed(number(index), name)) == accept()
+    assert len(policy.peers()) == 5
 
 
 async def test_a_path_is_another_one_in_capitals(path: Path) -> None:
@@ -532,6 +576,42 @@ async def test_while_the_file_is_of_no_use_nobody_is_welcome(
             await policy.forget("host:1")
 
 
+def _coarse(status: os.stat_result) -> tuple[int, ...]:
+    """The version of a file where the clock of the file system ticks every two seconds, as FAT's does."""
+    step = 2 * 10**9
+    times = (status.st_mtime_ns // step * step, status.st_ctime_ns // step * step)
+    return status.st_dev, status.st_ino, status.st_size, *times
+
+
+async def test_changes_within_one_tick_of_the_clock_are_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place and of one size, they leave no other mark; so a young file is read each time."""
+    monkeypatch.setattr("trishake._files._version", _coarse)
+    path.write_text(f"host:1 {ADA.id}\n")
+    path.chmod(0o600)
+    policy = KnownPeers(path)
+    assert await policy(dialed(ADA.id)) == accept()
+    for _ in range(10):
+        for here, gone in ((BOB, ADA), (ADA, BOB)):
+            with path.open("r+") as file:
+                file.write(f"host:1 {here.id}\n")
+            assert await policy(dialed(here.id)) == accept()
+            assert change(await policy(dialed(gone.id)), gone.id).expected == here.id
+
+
+async def test_a_settled_file_is_read_once(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trishake._files._COARSEST_TICK", 0)
+    await trio.sleep(0.02)
+    policy = KnownPeers(good)
+    assert await policy(dialed(ADA.id)) == accept()
+
+    def not_again(*_: object) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(os, "open", not_again)
+    assert await policy(dialed(ADA.id)) == accept()
+    assert len(policy.peers()) == len(NAMES)
+
+
 async def test_a_file_that_was_removed_knows_nobody(good: Path) -> None:
     policy = KnownPeers(good)
     assert len(policy.peers()) == 3
@@ -567,6 +647,18 @@ async def test_a_file_full_of_faults_names_the_first_hundred(path: Path) -> None
     path.write_bytes(b"x\n" * 5000)
     problems = KnownPeers(path).problems
     assert [problem.line for problem in problems] == list(range(1, 101))
+
+
+def test_a_megabyte_of_faults_holds_nobody_up_for_long(path: Path) -> None:
+    path.write_bytes(b"x\n" * 2**19)
+    path.chmod(0o600)
+    started = time.process_time()
+    assert len(KnownPeers(path).problems) == 100
+    of_faults = time.process_time() - started
+    started = time.process_time()
+    path.write_bytes(b"#\n" * 2**19)
+    assert not KnownPeers(path).problems
+    assert of_faults < 4 * (time.process_time() - started)
 
 
 async def test_a_fault_behind_a_hundred_contradictions_counts(path: Path) -> None:
@@ -616,8 +708,10 @@ async def test_what_cannot_be_written_is_not_trusted(good: Path, call: str) -> N
         ("unix:///run/a b", "/run/a%20b"),
         ("/run/a%20b", "/run/a%20b"),
         ("/run/a b", "/run/a%20b"),
+        ("/run/a://b", "/run/a://b"),
         ("mem://ada", "ada"),
         ("ws://[::1]:80/chat", "[::1]:80"),
+        ("tcp://[2001:DB8::0]:1", "[2001:db8::]:1"),
     ],
 )
 async def test_names_may_be_given_as_addresses_or_as_in_the_file(path: Path, text: str, name: str) -> None:
@@ -630,6 +724,19 @@ async def test_names_may_be_given_as_addresses_or_as_in_the_file(path: Path, tex
     assert f"known forget {shlex.quote(name)}" in str(caught.value)
     assert [entry.name for entry in await policy.forget(text)] == [name]
     assert policy.peers() == ()
+
+
+async def test_a_name_that_reads_as_an_id_is_forgotten_as_the_advice_says(path: Path) -> None:
+    policy = KnownPeers(path)
+    name = str(BOB.id)
+    assert await policy(dialed(EVE.id, name)) == accept()
+    error = change(await policy(dialed(BOB.id, name)), BOB.id)
+    assert [entry.peer for entry in await policy.forget(error.name)] == [EVE.id]
+    assert await policy(dialed(BOB.id, name)) == accept()
+
+
+async def test_a_public_key_line_with_any_comment_names_whom_to_forget(good: Path) -> None:
+    assert await KnownPeers(good).forget(ADA.id.ssh("100% of https://example"))
 
 
 async def test_all_of_a_peers_lines_are_forgotten_at_once(path: Path) -> None:

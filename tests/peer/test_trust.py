@@ -238,7 +238,7 @@ async def test_what_is_neither_yes_nor_no_admits_nobody(answer: Any, caplog: pyt
     policy: Any = ask(says(answer))  # type: ignore[arg-type]
     decision = await ask_policy(policy, introduction_of(EVE.id), 1)
     assert decision == reject(VerdictCode.INTERNAL)
-    assert "the callback of ask() returned" in caplog.text
+    assert "the callback `ask` returned" in caplog.text
 
 
 @pytest.mark.parametrize(
