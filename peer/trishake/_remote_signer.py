@@ -38,7 +38,7 @@ class RemoteSigner(Signer):
 
     @classmethod
     async def connect(cls, path: str | os.PathLike[str]) -> Self:
-        """Ask at a socket which identity is there. Raises SigningFailed if nobody is; `trio.fail_after` bounds it."""
+        """Ask at a socket which identity is there; `trio.fail_after` bounds it. Raises SigningFailed if none."""
         try:
             return cls(PeerId(await _ask(_at(path), None)), path)
         except InvalidPeerId as error:

@@ -65,7 +65,7 @@ class SshAgent(Signer):
 
         peer: which; it may be left out where the agent has one Ed25519 key. path: of the agent's socket, by
         default what SSH_AUTH_SOCK says. Raises SigningFailed where there is no agent, or no such key; ImportError,
-        which says what to install.
+        which says what to install. An agent may ask its owner: `trio.fail_after` bounds that.
         """
         where = os.environ.get("SSH_AUTH_SOCK") if path is None else os.fspath(path)
         if not where:

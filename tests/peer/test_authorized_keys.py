@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import trio
@@ -32,7 +32,7 @@ from trishake import (
     VerdictCode,
     accept,
 )
-from trishake._authorized_keys import AuthorizedKeys, _parse, _parse_time
+from trishake._authorized_keys import AuthorizedKeys, _parse, _parse_time, _Unusable
 from trishake._errors import BadFile
 from trishake._keys import Identity
 from trishake._network import Network
@@ -182,9 +182,9 @@ async def test_who_is_not_there_learns_nothing_and_we_learn_which_line_to_add(pa
     policy = AuthorizedKeys(write(path, A))
     advice = await why(policy, BOB.id)
     assert str(path) in advice
-    assert f"add a line with `{line_of(BOB.id)}` " in advice
+    assert f"add a line with {line_of(BOB.id)} " in advice
     with path.open("a") as file:
-        file.write(advice.partition("add a line with `")[2].partition("` to /")[0] + "\n")
+        file.write(advice.partition("add a line with ")[2].partition(" to /")[0] + "\n")
     assert await asked(policy, BOB.id) == accept()
 
 
@@ -591,12 +591,21 @@ def test_of_many_bad_lines_a_hundred_are_told_and_the_rest_counted(
     assert caplog.messages == [*map(str, policy.problems), f"{path}: 150 more lines admit nobody"]
 
 
-def test_a_megabyte_of_bad_lines_holds_nobody_up_for_long(path: Path) -> None:
+def test_of_a_megabyte_of_bad_lines_only_those_that_are_kept_are_put_in_words(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message for each would hold everybody up for seconds."""
+    made: list[object] = []
+
+    class Counted(_Unusable):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr("trishake._authorized_keys._Unusable", Counted)
     path.write_bytes(b"x\n" * 2**19)
-    began = time.process_time()
     policy = AuthorizedKeys(path)
-    assert time.process_time() - began < 1.5  # it took 0.13 s; with a message for each line, 2.5 s
-    assert len(policy.problems) == 100
+    assert len(policy.problems) == len(made) == 100
 
 
 async def test_a_key_that_a_bad_option_bars_is_told_by_its_line(path: Path) -> None:
@@ -728,11 +737,10 @@ async def test_who_comes_from_elsewhere_learns_nothing_and_we_learn_the_line(
     )
 
 
-async def test_a_pattern_of_many_stars_is_matched_soon(path: Path) -> None:
+async def test_a_pattern_of_many_stars_is_matched_without_trying_every_way(path: Path) -> None:
+    """Which would not end within our lifetime."""
     policy = AuthorizedKeys(write(path, f'from="{"*a" * 2000}b" {A}'))
-    began = time.process_time()
     assert not await welcomes(policy, ADA.id, f"{'a' * 250}:1")
-    assert time.process_time() - began < 2
 
 
 # --- expiry-time= ---------------------------------------------------------------------------------------
@@ -1081,7 +1089,7 @@ async def test_a_listener_takes_those_of_the_file_and_a_change_of_it_counts_for_
         assert refused.value.text is None
         error = await watch.wait_failed()
         assert isinstance(error, Untrusted)
-        assert f"add a line with `{line_of(ADA.id)}` to {path}" in str(error)
+        assert f"add a line with {line_of(ADA.id)} to {path}" in str(error)
         write(path, A)
         async with await ada.dial(listener.invite) as connection:
             assert connection.peer == BOB.id
