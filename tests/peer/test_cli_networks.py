@@ -152,7 +152,7 @@ async def test_the_faults_of_a_file_of_known_peers_are_shown_with_their_lines(ad
     ("arguments", "code"),
     [
         (("list", "--known", "."), 1),
-        (("list", "--known", "~nobody-at-all/x"), 0),
+        (("list", "--known", "~nobody-at-all/x"), 1),
         (("forget", ""), 2),
         (("add", "example.net:1"), 2),
         (("add", "tcp://example.net:1"), 2),
