@@ -43,7 +43,7 @@ MEANINGS: Final = {
     ExitCode.REJECTED: "the other side rejected us",
     ExitCode.WRONG_IDENTITY: "somebody else answered than was dialed, or was known there",
     ExitCode.UNTRUSTED: "our own policy refused who answered",
-    ExitCode.NOT_GREETED: "the greeting broke: a fault, an attack, a dial to oneself, or a key that did not sign",
+    ExitCode.NOT_GREETED: "it broke: a fault, an attack, a dial to oneself, a key that did not sign",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
 }
 """Shown by `trishake --help`."""
