@@ -215,7 +215,8 @@ class ChangedIdentity(WrongIdentity):
         self._text = (
             f"THE IDENTITY AT {escape(name)} HAS CHANGED. Known is {expected} ({path}, line {line}), and {actual} "
             "answered: the peer has a new key, or somebody else is in its place. Ask it over a channel you trust. "
-            f"If the new identity is right, forget the old one: trishake known forget {as_argument(name)}"
+            f"If the new identity is right, forget the old one: "
+            f"trishake known forget {as_argument(name)} --known {as_argument(path)}"
         )
 
 
@@ -237,15 +238,18 @@ class Untrusted(Refused):
 
 
 class SigningFailed(Refused):
-    """Our identity's key is held elsewhere, and did not sign our greeting. what: why not."""
+    """Our identity's key is held elsewhere, and did not sign our greeting, or is not to be had. what: why not."""
 
     retryable = True  # an agent is unlocked, a process started again; a peer that is kept is not given up for that
 
     def __init__(self, what: str) -> None:
         super().__init__(
             VerdictCode.INTERNAL,
-            f"our own greeting was not signed: {what}. Check that who holds the key is there and unlocked.",
+            f"{what}. Check that who holds the key is there and unlocked.",
         )
+
+    def __str__(self) -> str:
+        return f"our key did not sign{self._at()}: {self._text}"
 
 
 class BadHandshake(Refused):
@@ -463,8 +467,8 @@ _ADVICE_FOR_REASON: dict[Reason, str] = {
     VerdictCode.EXPIRED: "Check the clocks of both machines.",
     VerdictCode.DOWNGRADE: "Someone between you may have forced the weaker choice: do not go on.",
     VerdictCode.SELF: "This is a dial to oneself: check the address.",
-    VerdictCode.IDENTITY_UNKNOWN: "Ask the other side to add this peer id to those that it takes.",
-    VerdictCode.IDENTITY_BLOCKED: "The other side has blocked this peer id.",
+    VerdictCode.IDENTITY_UNKNOWN: "Ask the other side to add our peer id to those that it takes.",
+    VerdictCode.IDENTITY_BLOCKED: "The other side has blocked our peer id.",
     VerdictCode.POLICY: "Ask who runs the other side.",
     VerdictCode.DUPLICATE: "A connection with this peer is open already: use it (`Peer.connection`), or close it.",
 }

@@ -76,7 +76,7 @@ def check_optimistic(data: bytes) -> None:
         raise ValueError(f"{len(data)} bytes of optimistic data, the limit is {MAX_OPTIMISTIC_DATA}")
 
 
-MET_ITSELF: Final = "this peer has met itself. Check the address, and that no two peers share an identity"
+MET_ITSELF: Final = "this peer has met itself. Check the address, and that no two peers share an identity."
 
 
 def unix_time() -> int:
@@ -385,13 +385,14 @@ class Greeter:
         """The outcome when the scope was cancelled: the time was up, or we are leaving."""
         if self.leaving:
             reason = VerdictCode.SHUTTING_DOWN if self.deciding else AlertCode.GOING_AWAY
-            return Refused(reason, "this peer is closing")
+            return Refused(reason, "this peer is closing, and greets nobody any more.")
         if self.overtaken:
-            return Refused(VerdictCode.CROSSING, "the other side has dialed us meanwhile, and its dial is kept")
+            return Refused(VerdictCode.CROSSING, "the other side has dialed us meanwhile, and its dial is kept.")
         if self.session.state is State.SIGNING:
             return SigningFailed("the time was up")
         if self.deciding and self.identified is not None:
-            return Untrusted(self.identified.peer, reject(VerdictCode.POLICY_TIMEOUT))
+            why = "The greeting's time was up before it had decided: give that longer (Limits.greeting)."
+            return Untrusted(self.identified.peer, reject(VerdictCode.POLICY_TIMEOUT, why=why))
         return self.no_response(Cause.TIMEOUT)
 
     def broken(self, error: RemoteProtocolError) -> DialError:

@@ -179,6 +179,9 @@ class KnownPeers:
         except BadFile as error:
             return reject(VerdictCode.INTERNAL, why=str(error))
 
+    def __repr__(self) -> str:
+        return f"KnownPeers({str(self._path)!r})"
+
     async def _decide(self, introduction: Introduction) -> Decision:
         book, peer = self._current(), introduction.peer
         dialed = introduction.address if introduction.role is Role.RESPONDER else None
@@ -332,7 +335,7 @@ class _Book:
 
     def having(self, name: str, peer: PeerId) -> bytes:
         """The file with a line more. Raises BadFile if it would be read no more then."""
-        line = f"{name} {peer} first met {time.strftime('%Y-%m-%d', time.gmtime())}\n".encode()
+        line = f"{name} {peer} since {time.strftime('%Y-%m-%d', time.gmtime())}\n".encode()
         if len(line) > _MAX_LINE:
             raise BadFile(self._path, f"a name of {len(name)} bytes is too long for it", "Use a shorter address.")
         data = (self.data or _HEADER) + line

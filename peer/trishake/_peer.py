@@ -70,6 +70,7 @@ _RequestFunction = TypeVar("_RequestFunction", bound=RequestFunction)
 class Peer:
     """One identity: its policy, its listeners, its connections. Use it as `async with Peer(...) as peer`.
 
+    identity: an `Identity`, or a `Signer` where the key is held elsewhere.
     trust: asked about every peer that has proved who it is, in both directions, before the verdict.
     network: the default is the public network `trishake`. suites: ids enabled, best first.
     agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
@@ -420,7 +421,7 @@ class Peer:
         nursery = self._nursery
         try:
             if nursery is None or self._leaving:  # we left before it was this address's turn
-                raise Refused(AlertCode.GOING_AWAY, "this peer is closing")
+                raise Refused(AlertCode.GOING_AWAY, "this peer is closing, and greets nobody any more.")
             stream = await open_stream(address, self._transport(address), self._limits, nursery)
         except DialError as error:
             error.address, error.peer = address.endpoint, address.peer

@@ -129,15 +129,22 @@ async def ask_policy(policy: Policy, introduction: Introduction, seconds: float)
             decision = await policy(introduction)
         except Exception:  # noqa: BLE001
             _log.exception("the policy failed for %s", introduction.peer)
-            return reject(VerdictCode.INTERNAL)
+            return _failed()
         except BaseExceptionGroup as group:
             _log.exception("the policy failed for %s", introduction.peer)
             raise without_failures(group) from group
         if not isinstance(decision, Acceptance | Rejection):  # pyright: ignore[reportUnnecessaryIsInstance]
             _log.error("the policy for %s returned %r, not accept() or reject()", introduction.peer, decision)
-            return reject(VerdictCode.INTERNAL)
+            return _failed()
         return decision
-    return reject(VerdictCode.POLICY_TIMEOUT)
+    return reject(
+        VerdictCode.POLICY_TIMEOUT,
+        why=f"It had not decided after {seconds:g} s: give it longer (Limits.policy), or make it quicker.",
+    )
+
+
+def _failed() -> Rejection:
+    return reject(VerdictCode.INTERNAL, why="It failed, and the log says how: mend the policy.")
 
 
 async def anyone(introduction: Introduction) -> Decision:
@@ -242,8 +249,9 @@ def any_of(*policies: Policy) -> Policy:
         if not rejections:
             return reject(VerdictCode.IDENTITY_UNKNOWN)
         telling = next((rejection for rejection in rejections if rejection.says_more), rejections[0])
-        whys = [rejection.why for rejection in rejections if rejection.why is not None]
-        return replace(telling, why=" ".join(whys) or None)
+        whys = [rejection.why for rejection in rejections if rejection.why]
+        sentences = [why if why.endswith(".") else f"{why}." for why in whys[:-1]]
+        return replace(telling, why=" ".join([*sentences, *whys[-1:]]) or None)
 
     return any_of_these
 

@@ -55,6 +55,7 @@ class GreetingToSign(NamedTuple):
         return self.context.to_be_signed(self.record)
 
     def verify(self, signer: PeerId, signature: bytes) -> bool:
+        """Whether this is the signature of that identity over `text`."""
         return self.context.verify(signer, self.record, signature)
 
     @classmethod

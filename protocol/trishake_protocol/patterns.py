@@ -17,6 +17,7 @@ class Role(enum.Enum):
 
     @property
     def other(self) -> Role:
+        """Of the peer at the other end."""
         return Role.RESPONDER if self is Role.INITIATOR else Role.INITIATOR
 
 

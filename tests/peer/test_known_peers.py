@@ -127,7 +127,7 @@ async def test_who_answers_first_is_recorded_and_somebody_else_is_refused(path: 
     assert await policy(dialed(ADA.id)) == accept()
     error = change(await policy(dialed(EVE.id)), EVE.id)
     assert (error.name, error.expected, error.actual, error.path) == ("host:1", ADA.id, EVE.id, path)
-    assert path.read_text().splitlines()[error.line - 1].startswith(f"host:1 {ADA.id} first met 20")
+    assert path.read_text().splitlines()[error.line - 1].startswith(f"host:1 {ADA.id} since 20")
     assert [(entry.name, entry.peer) for entry in policy.peers()] == [("host:1", ADA.id)]
     assert await KnownPeers(path)(dialed(ADA.id)) == accept()
 

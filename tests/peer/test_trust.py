@@ -199,6 +199,7 @@ BLOCKED = reject(VerdictCode.IDENTITY_BLOCKED)
 BECAUSE = reject(VerdictCode.IDENTITY_UNKNOWN, why="because")
 WORDS = reject(VerdictCode.IDENTITY_UNKNOWN, "words")
 LATER = reject(VerdictCode.IDENTITY_UNKNOWN, retry_after=5)
+FAILED = reject(VerdictCode.INTERNAL, why="It failed, and the log says how: mend the policy.")
 HELLO = accept("hello")
 WELCOME = accept("welcome")
 
@@ -237,7 +238,7 @@ async def test_what_is_neither_yes_nor_no_admits_nobody(answer: Any, caplog: pyt
     """`ask(only(bob))` is easily written, and a rejection is as true as anything."""
     policy: Any = ask(says(answer))  # type: ignore[arg-type]
     decision = await ask_policy(policy, introduction_of(EVE.id), 1)
-    assert decision == reject(VerdictCode.INTERNAL)
+    assert decision == FAILED
     assert "the callback `ask` returned" in caplog.text
 
 
@@ -277,7 +278,8 @@ def test_all_of_none_would_be_everybody() -> None:
         ([UNKNOWN, WORDS], WORDS, 2),
         ([UNKNOWN, LATER], LATER, 2),
         ([WORDS, BECAUSE, BLOCKED], replace(WORDS, why=BECAUSE.why), 3),
-        ([BECAUSE, BLOCKED, BECAUSE], replace(BLOCKED, why=f"{BECAUSE.why} {BECAUSE.why}"), 3),
+        ([BECAUSE, BLOCKED, BECAUSE], replace(BLOCKED, why="because. because"), 3),
+        ([reject(why="So."), UNKNOWN, BECAUSE], reject(why="So. because"), 3),
         ([BLOCKED, reject()], BLOCKED, 2),
     ],
 )
@@ -299,7 +301,7 @@ async def test_what_is_no_decision_is_not_made_good_by_another(
         decisions.insert(place, mistake)
         decision = await ask_policy(combine(*map(says, decisions)), introduction_of(EVE.id), 1)
         stopped_before = place > 0 and isinstance(other, Rejection) == (combine is all_of)
-        assert decision == (other if stopped_before else reject(VerdictCode.INTERNAL))
+        assert decision == (other if stopped_before else FAILED)
         assert (f"returned {mistake!r}, not accept() or reject()" in caplog.text) is not stopped_before
         caplog.clear()
 
@@ -312,7 +314,7 @@ async def test_a_policy_that_fails_among_others_admits_nobody(
         raise OSError("the disk is gone")
 
     decision = await ask_policy(combine(failing, anyone), introduction_of(EVE.id), 1)
-    assert decision == reject(VerdictCode.INTERNAL)
+    assert decision == FAILED
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "the disk is gone" in caplog.text
 
@@ -329,7 +331,10 @@ async def test_the_time_is_for_all_of_them_together(combine: Any, autojump_clock
     goes_on = slow(accept() if combine is all_of else UNKNOWN)
     began = trio.current_time()
     decision = await ask_policy(combine(goes_on, goes_on), introduction_of(ADA.id), 1)
-    assert decision == reject(VerdictCode.POLICY_TIMEOUT)
+    assert isinstance(decision, Rejection)
+    assert decision.reason is VerdictCode.POLICY_TIMEOUT
+    assert decision.text is None
+    assert "Limits.policy" in str(decision.refusal(EVE.id))
     assert trio.current_time() - began == pytest.approx(1)
 
 

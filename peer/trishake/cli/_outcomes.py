@@ -10,7 +10,6 @@ from trishake_protocol import InvalidPeerId, TrishakeError, code_name
 
 from .._errors import (
     BadFile,
-    ChangedIdentity,
     ConnectionClosed,
     DialError,
     InvalidAddress,
@@ -19,9 +18,7 @@ from .._errors import (
     Untrusted,
     WrongIdentity,
     WrongPassword,
-    as_argument,
 )
-from ._home import home
 
 
 class ExitCode(enum.IntEnum):
@@ -46,7 +43,7 @@ MEANINGS: Final = {
     ExitCode.REJECTED: "the other side rejected us",
     ExitCode.WRONG_IDENTITY: "somebody else answered than was dialed, or was known there",
     ExitCode.UNTRUSTED: "our own policy refused who answered",
-    ExitCode.NOT_GREETED: "the greeting broke: a fault, an attack, or a key that did not sign",
+    ExitCode.NOT_GREETED: "it broke: a fault, an attack, a dial to oneself, a key that did not sign",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
 }
 """Shown by `trishake --help`."""
@@ -71,8 +68,6 @@ def outcome_of(error: BaseException) -> Outcome | None:
         exceptions = cast("ExceptionGroup[Exception]", error).exceptions
         return outcome_of(exceptions[0]) if len(exceptions) == 1 else None
     match error:
-        case ChangedIdentity():
-            return Outcome(_code_of(error), _with_file(error), _facts_of(error))
         case DialError():
             return Outcome(_code_of(error), str(error), _facts_of(error))
         case ConnectionClosed():
@@ -98,12 +93,6 @@ def _told(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-
-
-def _with_file(error: ChangedIdentity) -> str:
-    """The command that it ends with names the file too, where that is not the usual one."""
-    usual = error.path == (home() / "known_peers").absolute()
-    return str(error) if usual else f"{error} --known {as_argument(error.path)}"
 
 
 def _code_of(error: DialError) -> ExitCode:
