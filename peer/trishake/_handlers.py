@@ -13,7 +13,7 @@ from trishake_protocol.messages import StreamOpen
 
 from ._limits import Limits
 from ._observer import Observer
-from ._trust import Decision, Introduction, Policy, ask_policy
+from ._trust import Decision, Introduction, Policy, ask_policy, check_policy
 
 if TYPE_CHECKING:
     from ._stream import Stream
@@ -44,8 +44,10 @@ class Handlers:
         self._handlers: dict[str, Handler] = {}
 
     def add(self, handler: Handler) -> None:
-        """Raises ValueError if the protocol has one already, or is out of bounds."""
+        """Raises ValueError if the protocol has one already, or is out of bounds; TypeError if trust is none."""
         StreamOpen(handler.protocol).encode()
+        if handler.trust is not None:
+            check_policy(handler.trust)
         if handler.protocol in self._handlers:
             raise ValueError(f"{handler.protocol!r} has a handler already: one protocol, one handler")
         self._handlers[handler.protocol] = handler

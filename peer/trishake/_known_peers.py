@@ -133,7 +133,7 @@ class KnownPeers:
         except BadFile as error:
             return (error,)
 
-    def peers(self) -> tuple[KnownPeer, ...]:
+    def entries(self) -> tuple[KnownPeer, ...]:
         """What is recorded, line by line; bad lines are left out. Raises BadFile if the file is of no use."""
         return self._current().entries
 

@@ -50,7 +50,7 @@ from ._statistics import Statistics, Tally
 from ._stream import Stream
 from ._tcp import Tcp
 from ._transport import Transport, open_stream
-from ._trust import Introduction, Policy, Rejection, anyone, reject
+from ._trust import Introduction, Policy, Rejection, anyone, check_policy, reject
 from ._version import AGENT
 from ._wire import Wire
 
@@ -94,6 +94,7 @@ class Peer:
         transports: Sequence[Transport] = (),
     ) -> None:
         self._identity = identity
+        check_policy(trust)
         self._trust = trust
         self._profile = Profile(
             network or Network(), None if suites is None else tuple(suites), caps=(MUX,), agent=agent, app=app

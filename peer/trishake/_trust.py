@@ -120,6 +120,15 @@ def reject(
     return Rejection(reason, text, retry_after, why)
 
 
+def check_policy(policy: Policy) -> None:
+    """Raises TypeError for what is none: that would come to light only when somebody comes."""
+    if not callable(policy):
+        what = type(policy).__name__
+        raise TypeError(
+            f"a policy is an async function of an Introduction, not {what}; for certain peers: only(…)"
+        )
+
+
 async def ask_policy(policy: Policy, introduction: Introduction, seconds: float) -> Decision:
     """What the policy says, within its time. What it does wrong is a rejection too, and is logged."""
     with trio.move_on_after(seconds):
@@ -220,6 +229,8 @@ def all_of(*policies: Policy) -> Policy:
     """
     if not policies:
         raise ValueError("all_of() needs a policy: to none at all, everybody would be welcome; that is `anyone`")
+    for policy in policies:
+        check_policy(policy)
 
     async def all_of_these(introduction: Introduction) -> Decision:
         decision: Decision = accept()
@@ -238,6 +249,9 @@ def any_of(*policies: Policy) -> Policy:
     Where none does, the answer is the first that says more than IDENTITY_UNKNOWN, or else the first, and its `why`
     is that of all of them. Nobody is welcome to none at all.
     """
+
+    for policy in policies:
+        check_policy(policy)
 
     async def any_of_these(introduction: Introduction) -> Decision:
         rejections: list[Rejection] = []

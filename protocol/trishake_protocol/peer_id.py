@@ -259,16 +259,18 @@ class PeerId:
         return f"PeerId.parse({str(self)!r})"
 
 
-def verification_code(a: PeerId, b: PeerId) -> str:
+def verification_code(a: PeerId | str, b: PeerId | str) -> str:
     """What two people read to each other to be sure of both keys: 30 digits in six groups, `00000 00000 …`.
 
-    The same on both sides, whichever id is given first. Raises ValueError if they are the same id. Takes some
-    50 ms and 16 MiB: call it from a thread where that is too long to wait.
+    The same on both sides, whichever id is given first. a, b: ids, or their text. Raises ValueError if they are
+    the same id, InvalidPeerId for a text that is none. Takes some 50 ms and 16 MiB: call it from a thread where
+    that is too long to wait.
 
     Whoever stands between the two needs two keys, one to show to each, with which both see one code; among 10^30,
     or 2^100, codes a birthday attack finds such a pair in about 2^50 tries. Each of these tries costs a whole
     scrypt, so that 2^50, which are cheap of a plain hash, are out of reach.
     """
+    a, b = (PeerId.parse(each) if isinstance(each, str) else each for each in (a, b))
     if a == b:
         raise ValueError(f"two peers are compared, and both ids are {a}: pass our own and theirs")
     first, second = sorted((a.key, b.key))

@@ -280,7 +280,7 @@ async def test_the_command_that_a_changed_identity_names_mends_it(ada: User, tru
         )
         assert mended.returncode == 0
         assert str(BOB.id) in mended.stdout.decode()
-        assert KnownPeers(book).peers() == ()
+        assert KnownPeers(book).entries() == ()
         assert (await ada.run("dial", "--trust", "accept-new", "--known", book, address)).code == 0
 
 
@@ -295,13 +295,13 @@ async def test_a_stranger_is_asked_about_at_a_terminal_and_remembered_after_a_ye
             assert str(BOB.id) in before
             await terminal.type("no\n")
             assert await terminal.ended() == ExitCode.UNTRUSTED
-        assert KnownPeers(ada.home / "known_peers").peers() == ()
+        assert KnownPeers(ada.home / "known_peers").entries() == ()
         async with ada.at_terminal("dial", address) as terminal:
             await terminal.waits_with("[yes/no] ")
             await terminal.type("yes\n")
             assert await terminal.ended() == ExitCode.OK
             assert "accepted" in terminal.shown
-        (known,) = KnownPeers(ada.home / "known_peers").peers()
+        (known,) = KnownPeers(ada.home / "known_peers").entries()
         assert (known.name, known.peer) == (endpoint(invite), BOB.id)
         assert (await ada.run("dial", address)).code == ExitCode.OK
 

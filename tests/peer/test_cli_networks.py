@@ -118,7 +118,7 @@ async def test_known_peers_are_listed_and_forgotten(ada: User) -> None:
     assert (await ada.run("known", "forget", f"tcp://{ADA}@example.net:1")).code == 0
     forgotten = await ada.run("known", "forget", BOB, "--json")
     assert [each["name"] for each in forgotten.facts()] == ["example.net:2", "*"]
-    assert known.peers() == ()
+    assert known.entries() == ()
     assert (await ada.run("known", "forget", BOB)).code == ExitCode.FAILED
 
 
@@ -127,12 +127,12 @@ async def test_a_known_peer_can_be_added_and_a_name_is_not_given_to_another(ada:
         {"name": "example.net:1", "peer": str(ADA)}
     ]
     assert (await ada.run("known", "add", "*", BOB.did)).out == f"known: {BOB}  *\n"
-    recorded = KnownPeers(ada.home / "known_peers").peers()
+    recorded = KnownPeers(ada.home / "known_peers").entries()
     assert [(entry.name, entry.peer) for entry in recorded] == [("example.net:1", ADA), ("*", BOB)]
     changed = await ada.run("known", "add", "example.net:1", BOB)
     assert changed.code == ExitCode.WRONG_IDENTITY
     assert changed.err.endswith(f"\n  trishake known forget example.net:1 --known {ada.home / 'known_peers'}\n")
-    assert KnownPeers(ada.home / "known_peers").peers() == recorded
+    assert KnownPeers(ada.home / "known_peers").entries() == recorded
 
 
 async def test_the_faults_of_a_file_of_known_peers_are_shown_with_their_lines(ada: User) -> None:

@@ -128,7 +128,7 @@ async def test_who_answers_first_is_recorded_and_somebody_else_is_refused(path: 
     error = change(await policy(dialed(EVE.id)), EVE.id)
     assert (error.name, error.expected, error.actual, error.path) == ("host:1", ADA.id, EVE.id, path)
     assert path.read_text().splitlines()[error.line - 1].startswith(f"host:1 {ADA.id} since 20")
-    assert [(entry.name, entry.peer) for entry in policy.peers()] == [("host:1", ADA.id)]
+    assert [(entry.name, entry.peer) for entry in policy.entries()] == [("host:1", ADA.id)]
     assert await KnownPeers(path)(dialed(ADA.id)) == accept()
 
 
@@ -145,7 +145,7 @@ async def test_the_file_says_what_it_is_and_is_for_us_alone(tmp_path: Path) -> N
 
 def test_looking_makes_no_file(path: Path) -> None:
     policy = KnownPeers(path)
-    assert (policy.peers(), policy.problems, policy.path) == ((), (), path)
+    assert (policy.entries(), policy.problems, policy.path) == ((), (), path)
     assert [*path.parent.iterdir()] == []
 
 
@@ -215,7 +215,7 @@ async def test_who_was_recorded_while_a_person_thought_stays(path: Path) -> None
 
     error = change(await KnownPeers(path, ask=slowly)(dialed(EVE.id)), EVE.id)
     assert error.expected == BOB.id
-    assert [entry.peer for entry in KnownPeers(path).peers()] == [BOB.id]
+    assert [entry.peer for entry in KnownPeers(path).entries()] == [BOB.id]
 
 
 async def test_a_failing_callback_records_nothing(path: Path) -> None:
@@ -272,21 +272,21 @@ async def test_without_a_name_who_is_known_under_any_is_welcome(good: Path, intr
 async def test_a_dialer_that_was_said_yes_to_is_known_and_vouches_for_no_name(path: Path) -> None:
     assert await KnownPeers(path, ask=no)(dialer(EVE.id)) == reject(why=NO)
     assert await KnownPeers(path, ask=yes)(dialer(EVE.id)) == accept()
-    assert [(entry.name, entry.peer) for entry in KnownPeers(path).peers()] == [("*", EVE.id)]
+    assert [(entry.name, entry.peer) for entry in KnownPeers(path).entries()] == [("*", EVE.id)]
     assert await KnownPeers(path, strict=True)(dialer(EVE.id)) == accept()
     for name in ("host:1", "*", "%2a", "%2A"):
         decision = await KnownPeers(path, strict=True)(dialed(EVE.id, name))
         assert isinstance(decision, Rejection), name
         assert await KnownPeers(path, ask=no)(dialed(EVE.id, name)) == reject(why=NO)
     assert await KnownPeers(path)(dialed(BOB.id, "*")) == accept()
-    assert [entry.name for entry in KnownPeers(path).peers()] == ["*", "%2A"]
+    assert [entry.name for entry in KnownPeers(path).entries()] == ["*", "%2A"]
 
 
 async def test_any_number_of_peers_is_known_anywhere(path: Path) -> None:
     policy = KnownPeers(path)
     for identity in (ADA, BOB, ADA):
         await policy.remember("*", identity.id)
-    assert [entry.peer for entry in policy.peers()] == [ADA.id, BOB.id]
+    assert [entry.peer for entry in policy.entries()] == [ADA.id, BOB.id]
     assert policy.problems == ()
 
 
@@ -316,7 +316,7 @@ async def test_any_name_has_a_line_of_its_own(path: Path) -> None:
     for index, name in enumerate(STRANGE):
         assert await policy(dialed(number(index), name)) == accept()
     assert policy.problems == ()
-    assert len(policy.peers()) == len(STRANGE)
+    assert len(policy.entries()) == len(STRANGE)
     again = KnownPeers(path, strict=True)
     for index, name in enumerate(STRANGE):
         assert await again(dialed(number(index), name)) == accept()
@@ -330,7 +330,7 @@ def test_names_that_differ_are_told_apart(names: dict[str, int]) -> None:
         policy = KnownPeers(Path(directory) / "known")
         for index, name in enumerate(names):
             assert trio.run(policy, dialed(number(index), name)) == accept()
-        assert [entry.peer for entry in policy.peers()] == [number(index) for index in range(len(names))]
+        assert [entry.peer for entry in policy.entries()] == [number(index) for index in range(len(names))]
         assert policy.problems == ()
 
 
@@ -364,7 +364,7 @@ async def test_ipv6_addresses_are_told_apart_by_port_and_zone(path: Path) -> Non
     policy = KnownPeers(path)
     for index, name in enumerate(["[fe80::1]:1", "[fe80::1]:2", "[fe80::1%1]:1", "[fe80::1%2]:1", "[fe80::2]:1"]):
         assert await policy(dialed(number(index), name)) == accept()
-    assert len(policy.peers()) == 5
+    assert len(policy.entries()) == 5
 
 
 async def test_a_path_is_another_one_in_capitals(path: Path) -> None:
@@ -488,7 +488,7 @@ async def test_what_people_write_is_read_and_stays_as_it_is(path: Path, line: st
 
 
 def test_the_comment_is_what_stands_behind(good: Path) -> None:
-    assert [tuple(entry) for entry in KnownPeers(good).peers()] == [
+    assert [tuple(entry) for entry in KnownPeers(good).entries()] == [
         ("host:1", ADA.id, 3, ""),
         ("[2001:db8::1]:2", BOB.id, 4, "a comment, über alles # und mehr"),
         ("/run/so%20cket", CARL.id, 5, ""),
@@ -517,9 +517,9 @@ async def test_of_two_answers_to_one_name_none_is_taken_and_others_are_not_conce
 async def test_an_empty_file_knows_nobody(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     policy = KnownPeers(path)
-    assert (policy.peers(), policy.problems) == ((), ())
+    assert (policy.entries(), policy.problems) == ((), ())
     assert await policy(dialed(ADA.id)) == accept()
-    assert [entry.peer for entry in policy.peers()] == [ADA.id]
+    assert [entry.peer for entry in policy.entries()] == [ADA.id]
 
 
 def make_unusable(path: Path, how: str) -> None:
@@ -568,7 +568,7 @@ async def test_while_the_file_is_of_no_use_nobody_is_welcome(
         assert [problem.path for problem in policy.problems] == [path]
         assert len(caplog.records) == 1
         with pytest.raises(BadFile):
-            policy.peers()
+            policy.entries()
         with pytest.raises(BadFile):
             await policy.remember("other:1", EVE.id)
         with pytest.raises(BadFile):
@@ -608,14 +608,14 @@ async def test_a_settled_file_is_read_once(good: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "open", not_again)
     assert await policy(dialed(ADA.id)) == accept()
-    assert len(policy.peers()) == len(NAMES)
+    assert len(policy.entries()) == len(NAMES)
 
 
 async def test_a_file_that_was_removed_knows_nobody(good: Path) -> None:
     policy = KnownPeers(good)
-    assert len(policy.peers()) == 3
+    assert len(policy.entries()) == 3
     good.unlink()
-    assert policy.peers() == ()
+    assert policy.entries() == ()
     assert await policy(dialed(EVE.id)) == accept()
 
 
@@ -625,9 +625,9 @@ async def test_a_file_that_has_become_of_no_use_forgets_what_it_was(good: Path) 
     good.chmod(0o666)
     assert "chmod go-w" in why(await policy(dialed(ADA.id)))
     good.unlink()
-    assert policy.peers() == ()
+    assert policy.entries() == ()
     good.write_bytes(GOOD)
-    assert len(policy.peers()) == 3
+    assert len(policy.entries()) == 3
 
 
 async def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
@@ -636,7 +636,7 @@ async def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> N
     assert await policy(dialed(ADA.id)) == accept()  # dangling at first
     assert await policy(dialed(BOB.id, "host:2")) == accept()
     assert os.readlink(tmp_path / "here") == "there/known"
-    assert [entry.peer for entry in KnownPeers(tmp_path / "there" / "known").peers()] == [ADA.id, BOB.id]
+    assert [entry.peer for entry in KnownPeers(tmp_path / "there" / "known").entries()] == [ADA.id, BOB.id]
     assert {each.name for each in tmp_path.iterdir()} == {"here", "there"}
     assert len(await policy.forget("host:1")) == 1
     assert (tmp_path / "here").is_symlink()
@@ -722,12 +722,12 @@ async def test_names_may_be_given_as_addresses_or_as_in_the_file(path: Path, tex
     policy = KnownPeers(path)
     await policy.remember(text, str(ADA.id))
     await policy.remember(text, ADA.id)
-    assert [(entry.name, entry.peer) for entry in policy.peers()] == [(name, ADA.id)]
+    assert [(entry.name, entry.peer) for entry in policy.entries()] == [(name, ADA.id)]
     with pytest.raises(ChangedIdentity) as caught:
         await policy.remember(text, EVE.id)
     assert f"known forget {shlex.quote(name)}" in str(caught.value)
     assert [entry.name for entry in await policy.forget(text)] == [name]
-    assert policy.peers() == ()
+    assert policy.entries() == ()
 
 
 async def test_a_name_that_reads_as_an_id_is_forgotten_as_the_advice_says(path: Path) -> None:
@@ -979,7 +979,7 @@ async def test_fifty_processes_record_at_once_and_who_reads_sees_a_whole_file(pa
     seen: list[int] = [0]
     async with child("many", path, 50) as process:
         while process.poll() is None:
-            count = len(reader.peers())
+            count = len(reader.entries())
             assert reader.problems == ()
             assert count >= seen[-1]
             assert not path.exists() or path.read_bytes().endswith(b"\n")
@@ -987,7 +987,7 @@ async def test_fifty_processes_record_at_once_and_who_reads_sees_a_whole_file(pa
                 seen.append(count)
             await trio.sleep(0.0005)
         assert await output_of(process) == [0] * 50
-    assert {(entry.name, entry.peer) for entry in reader.peers()} == {
+    assert {(entry.name, entry.peer) for entry in reader.entries()} == {
         (f"host:{index}", number(index)) for index in range(50)
     }
     assert len(seen) > 2  # it was there while they wrote
@@ -997,7 +997,7 @@ async def test_fifty_processes_record_at_once_and_who_reads_sees_a_whole_file(pa
 async def test_of_two_processes_that_record_one_name_one_wins_and_the_other_is_told(path: Path) -> None:
     async with child("race", path, 10) as process:
         ends = await output_of(process)
-    winners = {entry.name: entry.peer for entry in KnownPeers(path).peers()}
+    winners = {entry.name: entry.peer for entry in KnownPeers(path).entries()}
     assert len(winners) == 10
     assert KnownPeers(path).problems == ()
     for index in range(10):
@@ -1023,7 +1023,7 @@ async def test_of_two_tasks_that_record_one_name_one_wins_and_the_other_is_told(
     (winner,) = (who for who, decision in decisions.items() if decision == accept())
     (loser,) = policies.keys() - {winner}
     assert change(decisions[loser], loser).expected == winner
-    assert [entry.peer for entry in KnownPeers(good).peers() if entry.name == "new:1"] == [winner]
+    assert [entry.peer for entry in KnownPeers(good).entries() if entry.name == "new:1"] == [winner]
 
 
 _held: dict[Path, int] = {}
@@ -1057,14 +1057,14 @@ async def test_a_process_killed_at_any_step_loses_nothing_and_bars_nobody(tmp_pa
     for place in sorted(places.iterdir()):
         policy = KnownPeers(place / "known")
         assert policy.problems == ()
-        entries = policy.peers()
+        entries = policy.entries()
         assert [entry.peer for entry in entries[:3]] == [ADA.id, BOB.id, CARL.id], place
         assert (place / "known").read_bytes().startswith(GOOD)
         assert [entry.peer for entry in entries[3:]] in ([], [number(7)])
         after.add((len(entries), (place / "known.new").exists()))
         with trio.fail_after(1):
             assert await policy(dialed(EVE.id, "next:1")) == accept()
-        assert [entry.peer for entry in policy.peers()] == [*(entry.peer for entry in entries), EVE.id]
+        assert [entry.peer for entry in policy.entries()] == [*(entry.peer for entry in entries), EVE.id]
         assert {each.name for each in place.iterdir()} == {"known", "known.lock"}
     assert after == {(3, False), (3, True), (4, False)}  # they died before, amid and after
 
@@ -1098,13 +1098,13 @@ async def test_wherever_it_is_cancelled_the_file_is_the_old_one_or_the_new_one(g
 
         was_cancelled = await cancelled_at(step, meet)
         assert policy.problems == ()
-        assert len(policy.peers()) in (3, 4)
+        assert len(policy.entries()) in (3, 4)
         assert not good.with_name("known_peers.new").exists()
         with trio.fail_after(1):
             async with locked(good):
                 pass
         if not was_cancelled:
-            assert len(policy.peers()) == 4
+            assert len(policy.entries()) == 4
             break
     assert not was_cancelled
     assert step > 3
@@ -1148,7 +1148,7 @@ async def test_who_answers_at_a_known_address_with_another_key_learns_nothing_of
                 assert connection.peer == BOB.id
                 await connection.aclose()
         name = Address.parse(address).endpoint
-        assert [(entry.name, entry.peer) for entry in KnownPeers(path).peers()] == [(name, BOB.id)]
+        assert [(entry.name, entry.peer) for entry in KnownPeers(path).entries()] == [(name, BOB.id)]
 
         watch = Watch()
         async with listening(EVE, address, observer=watch) as eve:

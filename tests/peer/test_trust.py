@@ -32,7 +32,7 @@ from trishake import (
 from trishake._trust import all_of, any_of, ask, ask_policy, blocked
 
 from .conftest import ADA, ANYWHERE, BOB, EVE, Watch
-from .world import peer
+from .world import echo, peer
 
 
 def introduction_of(peer: PeerId) -> Introduction:
@@ -366,3 +366,13 @@ async def test_over_real_peers_the_blocked_learn_that_they_are_and_the_unknown_t
         assert told.value.reason is VerdictCode.IDENTITY_BLOCKED
         async with await ada.dial(listener.invite) as connection:
             assert connection.peer == BOB.id
+
+
+@pytest.mark.parametrize("none", [ADA.id, [ADA.id], "anyone", None, True], ids=repr)
+def test_what_is_no_policy_is_refused_where_it_is_given(none: Any) -> None:
+    for take in (all_of, any_of, lambda policy: peer(ADA, trust=policy)):
+        with pytest.raises(TypeError, match=r"^a policy is an async function of an Introduction, not "):
+            take(none)
+    if none is not None:
+        with pytest.raises(TypeError, match="a policy is"):
+            peer(ADA).handle("x/1", echo, trust=none)

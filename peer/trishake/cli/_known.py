@@ -23,7 +23,7 @@ def known_peers_path(arguments: argparse.Namespace) -> Path:
 
 def list_known(arguments: argparse.Namespace, output: Output) -> ExitCode:
     known = _opened(arguments)
-    entries = known.peers()
+    entries = known.entries()
     for entry in entries:
         output.result(_facts(entry), f"{entry.peer}  {entry.name}")
     for problem in known.problems:
