@@ -38,9 +38,6 @@ _MAX_ANSWER: Final = 256 * 1024
 _KEYS: Final = b"\x0c"
 """The type of an answer that lists keys (RFC 9987, SSH_AGENT_IDENTITIES_ANSWER)."""
 
-_SHORTEST_KEY: Final = 8
-"""Bytes in such an answer: the lengths of the key and of its comment."""
-
 _THREADS: Final = 8
 """That ask one agent at once; the others wait. They are not counted among Trio's 40, which look up names too: an
 agent that is silent, or asks its owner each time, would hold up whoever needs one."""
@@ -143,9 +140,10 @@ def _ask(
 
 
 class _Answers:
-    """The agent's socket as paramiko uses it, with each answer read whole and bounded.
+    """The agent's socket as paramiko uses it, with each answer read whole and bounded, and only the keys of peers.
 
-    paramiko itself would make room for as many bytes, and as many keys, as are announced.
+    paramiko itself would make room for as many bytes, and as many keys, as are announced; and it would fail of any
+    key or comment that it does not understand, though we do not want that one.
     """
 
     def __init__(self, socket: stdlib_socket.socket) -> None:
@@ -159,9 +157,9 @@ class _Answers:
         if length > _MAX_ANSWER:
             raise ValueError(f"an answer of {length} bytes, the limit is {_MAX_ANSWER}")
         answer = self._read(length)
-        if answer[:1] == _KEYS and (keys := int.from_bytes(answer[1:5], "big")) > len(answer) // _SHORTEST_KEY:
-            raise ValueError(f"{keys} keys in an answer of {length} bytes")
-        self._answer = header + answer
+        if answer.startswith(_KEYS):
+            answer = _KEYS + _of_peers(answer[len(_KEYS) :])
+        self._answer = _string(answer)
 
     def recv(self, length: int) -> bytes:
         part, self._answer = self._answer[:length], self._answer[length:]
@@ -177,16 +175,37 @@ class _Answers:
         return bytes(data)
 
 
+def _of_peers(listed: bytes) -> bytes:
+    """A list of keys without those that can be no peer's, and without comments. Raises ValueError if cut off."""
+    number, rest = int.from_bytes(listed[:4], "big"), memoryview(listed)[4:]
+    kept: list[bytes] = []
+    for _ in range(number):
+        key, rest = _take_string(rest)
+        _, rest = _take_string(rest)
+        if key.startswith(_KEY) and len(key) == len(_KEY) + 32:
+            kept.append(key)
+    return len(kept).to_bytes(4, "big") + b"".join(_string(key) + _string(b"") for key in kept)
+
+
+def _string(data: bytes) -> bytes:
+    """As SSH has it on the wire (RFC 4251, section 5)."""
+    return len(data).to_bytes(4, "big") + data
+
+
+def _take_string(data: memoryview) -> tuple[bytes, memoryview]:
+    """The string that the data begins with, and what follows it."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    if len(data) < max(4, end):
+        raise ValueError("its list of keys is cut off")
+    return bytes(data[4:end]), data[end:]
+
+
 def _ids(agent: AgentSSH) -> list[PeerId]:
-    """Whose keys it holds; those that can be no peer's are passed over."""
+    """Whose keys it holds; one that proves nothing is passed over."""
     held: list[PeerId] = []
     for key in agent.get_keys():
-        blob = key.asbytes()
-        if blob.startswith(_KEY):
-            try:
-                held.append(PeerId(blob[len(_KEY) :]))
-            except InvalidPeerId:
-                continue
+        with suppress(InvalidPeerId):
+            held.append(PeerId(key.asbytes()[len(_KEY) :]))
     return held
 
 

@@ -386,19 +386,14 @@ def claims(path: Path, *answers: bytes, silent: bool = False) -> Iterator[Claims
         pytest.param(FAILURE, "could not get keys", id="a failure"),
         pytest.param(string(b""), "could not get keys", id="an empty answer"),
         pytest.param(string(b"\x0e" + bytes(80)), "could not get keys", id="another answer"),
-        pytest.param(keys(count=0xFFFFFFFF), "4294967295 keys in an answer of 5 bytes", id="more keys than there"),
-        pytest.param(keys(key_blob(BOB.id), count=9000), "9000 keys", id="a few more keys than there"),
-        pytest.param(keys(key_blob(BOB.id), comment=b"\xff\xfe"), "did not answer", id="a comment in no UTF-8"),
-        pytest.param(keys(b"\xff\xfe\xfd"), "did not answer|holds none", id="a key that is none"),
-        pytest.param(keys(string(b"ssh-ed25519") + string(bytes(5))), "did not answer|none", id="a short key"),
-        pytest.param(
-            keys(string(b"ssh-rsa") + string(b"\x01\x00\x01") + string(b"\x80" + bytes(127))),
-            "did not answer",
-            id="a negative RSA modulus",
-        ),
+        pytest.param(keys(count=0xFFFFFFFF), "list of keys is cut off", id="more keys than there"),
+        pytest.param(keys(key_blob(BOB.id), count=2), "list of keys is cut off", id="one more key than there"),
+        pytest.param(keys(b"\xff\xfe\xfd"), "holds none", id="a key that is none"),
+        pytest.param(keys(string(b"ssh-ed25519") + string(bytes(5))), "holds none", id="a short key"),
+        pytest.param(keys(key_blob(BOB.id) + b"x"), "holds none", id="a long key"),
         pytest.param(keys(), "holds none", id="no keys"),
         pytest.param(keys(string(b"ssh-ed25519") + string(bytes(32))), "holds none", id="a key of small order"),
-        pytest.param(keys(*[b""] * 1000), "did not answer|holds none", id="empty keys"),
+        pytest.param(keys(*[b""] * 1000), "holds none", id="empty keys"),
     ],
 )
 async def test_who_answers_otherwise_than_an_agent_is_none(tmp_path: Path, answer: bytes, says: str) -> None:
@@ -412,6 +407,17 @@ async def test_who_answers_otherwise_than_an_agent_is_none(tmp_path: Path, answe
 
 
 HAS_BOB = keys(key_blob(BOB.id))
+NEGATIVE_RSA = string(b"ssh-rsa") + string(b"\x01\x00\x01") + string(b"\x80" + bytes(127))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [keys(key_blob(BOB.id), comment=b"\xff\xfe"), keys(NEGATIVE_RSA, b"\xff", b"", key_blob(BOB.id))],
+    ids=["a comment in no UTF-8", "keys that paramiko cannot read"],
+)
+async def test_what_stands_beside_the_key_may_be_anything(tmp_path: Path, answer: bytes) -> None:
+    with claims(tmp_path / "agent", answer):
+        assert (await SshAgent.connect(path=tmp_path / "agent")).id == BOB.id
 
 
 @pytest.mark.parametrize(
