@@ -50,7 +50,7 @@ from ._statistics import Statistics, Tally
 from ._stream import Stream
 from ._tcp import Tcp
 from ._transport import Transport, open_stream
-from ._trust import Introduction, Policy, Rejection, anyone, check_policy, reject
+from ._trust import Introduction, Policy, Rejection, anyone, ask_policy, check_policy, reject
 from ._version import AGENT
 from ._wire import Wire
 
@@ -440,6 +440,8 @@ class Peer:
                 meeting = await greet_as_initiator(greeter)
             except (Rejected, Refused) as error:
                 if kept := await self._registry.kept_instead(dial, error.reason):
+                    if greeter.identified is None:  # it was overtaken before its own policy could be asked
+                        await self._vet(kept, greeter)
                     return kept
                 raise
             connection = self._open(session, greeter.wire, meeting, nursery)
@@ -458,6 +460,15 @@ class Peer:
             greeter.add_facts(left)
             raise left
         return connection
+
+    async def _vet(self, kept: Connection, greeter: Greeter) -> None:
+        """Ask a dial's policy about the connection that it is to resolve to; which goes on, whatever it says."""
+        introduction = Introduction(kept.peer, Role.RESPONDER, greeter.address, kept.greeting, kept.session_id)
+        decision = await ask_policy(greeter.trust, introduction, self._limits.policy)
+        if isinstance(decision, Rejection):
+            refused = decision.refusal(kept.peer)
+            refused.address, refused.session_id = greeter.address, kept.session_id
+            raise refused
 
     async def _object_to_responder(self, dial: Dial, introduction: Introduction) -> Rejection | None:
         """What stands against going on to the ACK, now that it is known who has answered."""

@@ -42,6 +42,7 @@ from trishake import (
     Rejected,
     Role,
     Stream,
+    Untrusted,
     VerdictCode,
     WrongIdentity,
     accept,
@@ -986,3 +987,40 @@ async def test_a_dial_waits_for_its_own_policy_though_the_other_side_was_let_in_
             assert isinstance(end, Refused)
             assert end.reason is VerdictCode.IDENTITY_UNKNOWN
         assert len(small.connections) == 1
+
+
+@pytest.mark.parametrize("welcome", [True, False])
+async def test_a_dial_that_is_overtaken_before_anybody_answers_asks_its_own_policy_too(welcome: bool) -> None:
+    asked: list[Introduction] = []
+
+    async def of_this_dial(introduction: Introduction) -> Decision:
+        asked.append(introduction)
+        return accept() if welcome else reject(VerdictCode.IDENTITY_UNKNOWN)
+
+    ends: list[Connection | DialError] = []
+
+    async def dial(small: Peer, invite: str) -> None:
+        try:
+            ends.append(await small.dial(invite, trust=of_this_dial))
+        except DialError as error:
+            ends.append(error)
+
+    (silent,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    where = f"127.0.0.1:{silent.socket.getsockname()[1]}"
+    async with silent, Peer(SMALL) as small, Peer(LARGE) as large, trio.open_nursery() as nursery:
+        await small.listen("mem://small")
+        nursery.start_soon(dial, small, f"tcp://{LARGE.id}@{where}")
+        async with await silent.accept():
+            await large.dial("mem://small")
+            with trio.fail_after(3):
+                while not ends:
+                    await wait_all_tasks_blocked(0.01)
+        (end,) = ends
+        (kept,) = small.connections
+        assert [(one.peer, one.role, one.address) for one in asked] == [(LARGE.id, Role.RESPONDER, where)]
+        if welcome:
+            assert end is kept
+        else:
+            assert isinstance(end, Untrusted)
+            assert (end.peer, end.address, end.session_id) == (LARGE.id, where, kept.session_id)
+        assert kept.is_open
