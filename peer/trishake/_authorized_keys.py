@@ -22,6 +22,7 @@ from typing import Final
 
 from trishake_protocol import PeerId, VerdictCode, escape
 from trishake_protocol.errors import InvalidPeerId
+from trishake_protocol.peer_id import SSH_KEY_HEADER
 
 from ._errors import BadFile
 from ._files import FilePath, Version, expanded, is_settled, read_file, version_of
@@ -34,8 +35,7 @@ _SHOWN: Final = 60
 """Bytes of a file's text in a message."""
 
 _TYPE: Final = b"ssh-ed25519"
-_KEY_HEAD: Final = b"\0\0\0\x0b" + _TYPE + b"\0\0\0\x20"
-_KEY_LENGTH: Final = len(_KEY_HEAD) + 32
+_KEY_LENGTH: Final = len(SSH_KEY_HEADER) + 32
 _SHORTEST_LINE: Final = len(_TYPE) + 1 + 68
 
 _KEY_TYPE: Final = re.compile(rb"(?:ssh|ecdsa|sk|webauthn)-[a-z0-9-]+(?:@[a-z0-9.-]+)?")
@@ -294,13 +294,13 @@ def _parse_key(word: bytes, key: bytes) -> PeerId:
         blob = b""
     if base64.b64encode(blob) != key:  # the decoder passes over what is none; so does its strict mode over a "="
         raise _Unusable(f"the key is no base64: {_shown(key)}", _COPY_AGAIN)
-    if not blob.startswith(_KEY_HEAD) and not _KEY_HEAD.startswith(blob):
+    if not blob.startswith(SSH_KEY_HEADER) and not SSH_KEY_HEADER.startswith(blob):
         type_ = blob[4 : 4 + int.from_bytes(blob[:4])]
         raise _Unusable(f"the line says {_TYPE.decode()}, its key is of the type '{_shown(type_)}'", _COPY_AGAIN)
     if len(blob) != _KEY_LENGTH:
         raise _Unusable(f"the key has {len(blob)} bytes, one of this type has {_KEY_LENGTH}", _COPY_AGAIN)
     try:
-        return PeerId(blob[len(_KEY_HEAD) :])
+        return PeerId(blob[len(SSH_KEY_HEADER) :])
     except InvalidPeerId as error:
         raise _Unusable(f"the key is no peer's: {error}", "Whoever made it should make a new one.") from None
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 import trio
 
 from trishake_protocol import GreetingToSign, InvalidPeerId, PeerId
+from trishake_protocol.peer_id import SSH_KEY_HEADER
 
 from ._errors import SigningFailed
 from ._signer import Signer
@@ -26,11 +27,8 @@ from ._unix import connect
 if TYPE_CHECKING:
     from paramiko.agent import AgentSSH
 
-_KEY: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
-"""What stands before the 32 bytes of a public key (RFC 8709, section 4)."""
-
 _SIGNATURE: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x40"
-"""What stands before the 64 bytes of a signature (section 6)."""
+"""What stands before the 64 bytes of a signature (RFC 8709, section 6)."""
 
 _MAX_ANSWER: Final = 256 * 1024
 """Bytes, as in OpenSSH's own agent and clients."""
@@ -182,7 +180,7 @@ def _of_peers(listed: bytes) -> bytes:
     for _ in range(number):
         key, rest = _take_string(rest)
         _, rest = _take_string(rest)
-        if key.startswith(_KEY) and len(key) == len(_KEY) + 32:
+        if key.startswith(SSH_KEY_HEADER) and len(key) == len(SSH_KEY_HEADER) + 32:
             kept.append(key)
     return len(kept).to_bytes(4, "big") + b"".join(_string(key) + _string(b"") for key in kept)
 
@@ -205,13 +203,13 @@ def _ids(agent: AgentSSH) -> list[PeerId]:
     held: list[PeerId] = []
     for key in agent.get_keys():
         with suppress(InvalidPeerId):
-            held.append(PeerId(key.asbytes()[len(_KEY) :]))
+            held.append(PeerId(key.asbytes()[len(SSH_KEY_HEADER) :]))
     return held
 
 
 def _sign(agent: AgentSSH, *, id_: PeerId, text: bytes) -> bytes:
     for key in agent.get_keys():
-        if key.asbytes() == _KEY + id_.key:
+        if key.asbytes() == SSH_KEY_HEADER + id_.key:
             signed = cast("bytes", key.sign_ssh_data(text))  # its stubs say another type
             if not signed.startswith(_SIGNATURE):
                 raise SigningFailed("the ssh-agent's answer is no Ed25519 signature")

@@ -12,6 +12,11 @@ from .peer_id import PeerId
 from .primitives import Ed25519PrivateKey, KeyPair, verify_ed25519
 
 
+def _start_of(role: Role) -> bytes:
+    """Of `tbs`. The 64 spaces keep any other protocol's text from being mistaken for it, as in TLS 1.3."""
+    return b"\x20" * 64 + b"trishake/1 " + role.value.encode() + b" identity\x00"
+
+
 class GreetingContext(NamedTuple):
     """What a greeting's signature ties it to, besides the record (section 6)."""
 
@@ -22,12 +27,11 @@ class GreetingContext(NamedTuple):
     """The responder's id in ACK; None in SYN-ACK, whose sender does not yet know who called."""
 
     def to_be_signed(self, record: bytes) -> bytes:
-        """`tbs`. The 64 spaces keep any other protocol's text from being mistaken for it, as in TLS 1.3."""
+        """`tbs`."""
         responder = b"" if self.responder is None else self.responder.key
         return b"".join(
             (
-                b"\x20" * 64,
-                b"trishake/1 " + self.role.value.encode() + b" identity\x00",
+                _start_of(self.role),
                 self.handshake_hash,
                 self.static_key,
                 len(responder).to_bytes(2, "big"),
@@ -38,9 +42,6 @@ class GreetingContext(NamedTuple):
 
     def verify(self, peer: PeerId, record: bytes, signature: bytes) -> bool:
         return verify_ed25519(peer.key, signature, self.to_be_signed(record))
-
-
-_TEXT_START: Final = b"\x20" * 64 + b"trishake/1 "
 
 
 class GreetingToSign(NamedTuple):
@@ -65,7 +66,7 @@ class GreetingToSign(NamedTuple):
         signer: the identity whose key it is. Raises LocalProtocolError for any other text.
         """
         for role in Role:
-            start = _TEXT_START + role.value.encode() + b" identity\x00"
+            start = _start_of(role)
             if text.startswith(start):
                 break
         else:

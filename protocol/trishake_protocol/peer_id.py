@@ -40,7 +40,8 @@ _TEXT_VERSION: Final = b"\x01"
 _CHECK_LENGTH: Final = 2
 
 _SSH_TYPE: Final = "ssh-ed25519"
-_SSH_HEADER: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
+SSH_KEY_HEADER: Final = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
+"""What stands before the 32 bytes of a public key (RFC 8709, section 4)."""
 
 _MULTICODEC_ED25519: Final = b"\xed\x01"
 _MULTICODEC_NAMES: Final = {
@@ -242,7 +243,7 @@ class PeerId:
 
     @property
     def _ssh_key(self) -> bytes:
-        return _SSH_HEADER + self.key
+        return SSH_KEY_HEADER + self.key
 
     @property
     def _ssh_digest(self) -> bytes:
@@ -308,9 +309,9 @@ def _key_of_ssh(text: str) -> bytes:
     if escape(comment) != comment:
         raise InvalidPeerId("the comment of a public key has no control characters: leave it out")
     raw = base64.b64decode(_SSH.check(line[1]))
-    if not raw.startswith(_SSH_HEADER):
+    if not raw.startswith(SSH_KEY_HEADER):
         raise InvalidPeerId(f"the line says {_SSH_TYPE}, the key in it is none: a character of it is wrong")
-    return raw[len(_SSH_HEADER) :]
+    return raw[len(SSH_KEY_HEADER) :]
 
 
 def _key_of_did(text: str) -> bytes:

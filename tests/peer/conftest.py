@@ -171,6 +171,35 @@ def everything_of(error: BaseException | None) -> str:
     return shown
 
 
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def written(path: Path, content: bytes | str) -> Path:
+    """A file that is its owner's alone."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    path.chmod(0o600)
+    return path
+
+
+NOBODY: Final = ("nothing", "no directory", "a file", "a stale socket", "too long")
+"""Why nobody can be reached at a path."""
+
+
+def nobody_at(path: Path, what: str) -> Path:
+    """Where there is one of NOBODY."""
+    match what:
+        case "no directory":
+            return path / "deeper"
+        case "a file":
+            path.write_text("")
+        case "a stale socket":
+            with stdlib_socket.socket(stdlib_socket.AF_UNIX) as crashed:
+                crashed.bind(str(path))
+        case "too long":
+            return path.with_name("x" * 200)
+    return path
+
+
 # --- pairs of streams -----------------------------------------------------------------------------------
 
 StreamPair = tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]

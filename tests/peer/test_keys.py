@@ -30,7 +30,7 @@ import trishake_protocol
 from trishake._errors import BadFile, WrongPassword
 from trishake._keys import Identity
 
-from .conftest import everything_of
+from .conftest import everything_of, written
 
 SEED: Final = bytes(range(100, 132))
 KEY: Final = Ed25519PrivateKey.from_private_bytes(SEED)
@@ -64,12 +64,6 @@ def public_key_by_ssh_keygen(path: Path, password: str = "") -> bytes:
 def public_key_by_openssl(path: Path, password: str = "") -> bytes:
     pem = run("openssl", "pkey", "-in", path, "-passin", f"pass:{password}", "-pubout")
     return base64.b64decode("".join(pem.splitlines()[1:-1]))[-32:]
-
-
-def written(path: Path, content: bytes | str) -> Path:
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    path.chmod(0o600)
-    return path
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from trishake._errors import BadFile
 from trishake._files import locked
 from trishake._network import Network
 
-from .conftest import ADA, BOB, everything_of, memory_pair
+from .conftest import ADA, BOB, everything_of, memory_pair, written
 
 KEYS = tuple(bytes([n]) * 32 for n in range(1, 6))
 
@@ -34,12 +34,6 @@ def text_of(key: bytes) -> str:
 
 
 TEXTS = [text_of(key) for key in KEYS]
-
-
-def written(path: Path, text: str | bytes) -> Path:
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    path.chmod(0o600)
-    return path
 
 
 @pytest.fixture

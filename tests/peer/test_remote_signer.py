@@ -30,7 +30,20 @@ from trishake_protocol.identity import GreetingContext
 from trishake_protocol.messages import Greeting
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, ANYWHERE, BOB, EVE, NOW, QUICK, Watch, cancelled_at, open_sockets, read_to_end
+from .conftest import (
+    ADA,
+    ANYWHERE,
+    BOB,
+    EVE,
+    NOBODY,
+    NOW,
+    QUICK,
+    Watch,
+    cancelled_at,
+    nobody_at,
+    open_sockets,
+    read_to_end,
+)
 
 HOLDER = """
 import sys, trio
@@ -242,18 +255,9 @@ async def test_a_process_that_hangs_is_given_up_in_time(path: Path) -> None:
 # --- nobody, or somebody else ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["nothing", "no directory", "a file", "a stale socket", "too long"])
+@pytest.mark.parametrize("what", NOBODY)
 async def test_where_nobody_is_the_error_names_the_place(path: Path, what: str) -> None:
-    match what:
-        case "no directory":
-            path = path / "deeper"
-        case "a file":
-            path.write_text("")
-        case "a stale socket":
-            with stdlib_socket.socket(stdlib_socket.AF_UNIX) as crashed:
-                crashed.bind(str(path))
-        case "too long":
-            path = path.with_name("x" * 200)
+    path = nobody_at(path, what)
     before = open_sockets()
     for call in (lambda: RemoteSigner.connect(path), lambda: RemoteSigner(BOB.id, path).sign(greeting(BOB))):
         with pytest.raises(SigningFailed, match="nobody is at") as caught:

@@ -15,7 +15,7 @@ import trio.testing
 from trishake import Address, Cause, Limits, NoResponse, Phase, Unix
 from trishake._transport import open_stream
 
-from .conftest import open_sockets
+from .conftest import NOBODY, nobody_at, open_sockets
 
 
 @pytest.fixture
@@ -110,18 +110,9 @@ async def test_a_file_that_another_one_has_put_there_stays_at_close(path: Path, 
     assert path.read_text() == "another's"
 
 
-@pytest.mark.parametrize("what", ["nothing", "no directory", "a file", "a stale socket", "too long"])
+@pytest.mark.parametrize("what", NOBODY)
 async def test_a_dial_says_why_nobody_could_be_reached(path: Path, nursery: trio.Nursery, what: str) -> None:
-    match what:
-        case "no directory":
-            path = path / "deeper"
-        case "a file":
-            path.write_text("")
-        case "a stale socket":
-            with stdlib_socket.socket(stdlib_socket.AF_UNIX) as crashed:
-                crashed.bind(str(path))
-        case "too long":
-            path = path.with_name("x" * 200)
+    path = nobody_at(path, what)
     before = open_sockets()
     with pytest.raises(NoResponse) as caught:
         await open_stream(at(path), Unix(), Limits(), nursery)

@@ -15,6 +15,7 @@ from trishake_protocol import PeerId, verification_code
 
 from .._addresses import Address
 from .._errors import BadFile
+from .._files import make_directory
 from .._keys import Identity
 from .._qr import qr_code
 from .._remote_signer import RemoteSigner
@@ -48,7 +49,7 @@ def keygen(arguments: argparse.Namespace, output: Output) -> ExitCode:
         line = identity.id.ssh(arguments.comment)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent)
     identity.save(path, password=password, format=arguments.format)
     public.write_text(line + "\n", encoding="utf-8")
     text = f"Your identity is in {path}: keep it to yourself. {public} is for all others."
