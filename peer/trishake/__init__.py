@@ -43,14 +43,12 @@ from ._errors import (
     BadFile,
     BadHandshake,
     BadMessage,
-    Cause,
     ChangedIdentity,
     ConnectionClosed,
     DialError,
     InvalidAddress,
     MessageTooLarge,
     NoResponse,
-    Phase,
     Refused,
     Rejected,
     RequestFailed,
@@ -70,7 +68,7 @@ from ._limits import Limits
 from ._listener import Listener
 from ._messages import MessageChannel, RequestFunction
 from ._network import Network
-from ._observer import Observer, Progress, Step
+from ._observer import Observer, Progress
 from ._peer import Peer
 from ._registry import Arrivals
 from ._secure_stream import SecureStream, initiate, respond
@@ -78,6 +76,7 @@ from ._signer import Signer
 from ._statistics import Statistics
 from ._stream import Stream
 from ._tcp import Tcp
+from ._timeline import Cause, Phase, Step, Timeline, TimelineEntry
 from ._transport import Bound, Place, Transport
 from ._trust import (
     Acceptance,
@@ -173,6 +172,8 @@ __all__ = [
     "StreamTimeout",
     "Suite",
     "Tcp",
+    "Timeline",
+    "TimelineEntry",
     "Tls",
     "Transport",
     "TrishakeError",

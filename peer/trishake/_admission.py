@@ -10,10 +10,11 @@ from ._limits import Limits
 
 
 class Busy(Exception):
-    """No slot, or too fast. retry_after: seconds. Never leaves the listener."""
+    """No slot, or too fast. why: which. retry_after: seconds. Never leaves the listener."""
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(retry_after)
+    def __init__(self, why: str, retry_after: int) -> None:
+        super().__init__(why, retry_after)
+        self.why = why
         self.retry_after = retry_after
 
 
@@ -57,11 +58,15 @@ class Admission:
         """
         network = _network_of(host)
         if network and not self._take_token(network, now):
-            raise Busy(retry_after=1)
+            rate = f"{self._limits.handshake_rate:g} a second, and a burst of {self._limits.handshake_burst}"
+            raise Busy(f"more greetings from {network} than it may begin: {rate} (Limits.handshake_rate)", 1)
         limits = self._limits
-        crowded = network and self._held_by[network] >= limits.handshakes_per_address
-        if crowded or self._held >= limits.handshakes:
-            raise Busy(retry_after=max(1, round(limits.syn)))
+        later = max(1, round(limits.syn))
+        if network and self._held_by[network] >= limits.handshakes_per_address:
+            most = limits.handshakes_per_address
+            raise Busy(f"{most} greetings from {network} are under way (Limits.handshakes_per_address)", later)
+        if self._held >= limits.handshakes:
+            raise Busy(f"{self._held} greetings are under way, as many as may be (Limits.handshakes)", later)
         self._held += 1
         self._held_by[network] += 1
         return Slot(self, network)

@@ -25,6 +25,7 @@ from trishake_protocol.errors import InvalidPeerId
 from trishake_protocol.peer_id import SSH_KEY_HEADER
 
 from ._errors import BadFile
+from ._events import log_event
 from ._files import FilePath, Version, expanded, is_settled, read_file, version_of
 from ._trust import Decision, Introduction, accept, reject
 
@@ -62,8 +63,6 @@ _BARRING: Final = {
 }
 _COPY_AGAIN: Final = "Copy the whole line of the .pub file again."
 _OTHERS_COUNT: Final = "This line admits nobody; the others count."
-
-_log = logging.getLogger("trishake")
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -153,7 +152,8 @@ class AuthorizedKeys:
     def _fail(self, failure: BadFile) -> None:
         # The version is not kept: what hindered us may pass without a change of the file.
         if self._failure is None or str(self._failure) != str(failure):
-            _log.error("nobody is welcome: %s", failure)
+            text = f"nobody is welcome: {failure}"
+            log_event(logging.ERROR, "authorized_keys.problem", text, path=failure.path, line=failure.line)
         self._version = self._data = None
         self._failure = failure
         self._contents = _Contents()
@@ -170,9 +170,10 @@ class _Contents:
 
     def log(self, path: Path) -> None:
         for problem in self.problems:
-            _log.warning("%s", problem)
+            log_event(logging.WARNING, "authorized_keys.problem", str(problem), path=path, line=problem.line)
         if self.problems_left_out:
-            _log.warning("%s: %d more lines admit nobody", path, self.problems_left_out)
+            text = f"{path}: {self.problems_left_out} more lines admit nobody"
+            log_event(logging.WARNING, "authorized_keys.problem", text, path=path, line=None)
 
 
 def _parse(path: Path, data: bytes) -> _Contents:

@@ -389,7 +389,7 @@ class Connection(Greeted, trio.abc.AsyncResource):
         """Answer it, in a task of its own: whoever has reset it by then has no handler at work for him."""
         decision: Decision = accept()
         if handler.trust is not None:
-            address = self._meeting.address
+            address = self._meeting.trace.address
             introduction = Introduction(self.peer, self.role.other, address, self.greeting, self.session_id)
             decision = await self._handlers.decide(handler.trust, introduction)
         if stream.id not in self._carried or self._end is not None:

@@ -9,7 +9,14 @@ from trishake_protocol import PeerId, Role
 
 from ._addresses import Address
 from ._connection import Connection
-from ._errors import DialError, InvalidAddress, NoResponse, Phase, Refused, Rejected
+from ._errors import (
+    DialError,
+    InvalidAddress,
+    NoResponse,
+    Refused,
+    Rejected,
+)
+from ._timeline import Phase
 from ._transport import race
 
 _KNOWN_PEERS: Final = 4096

@@ -2,7 +2,7 @@
 
     TrishakeError
     ├── DialError                   a greeting that opened no connection, seen from either side;
-    │   │                           .address, .peer, .session_id, .retryable
+    │   │                           .address, .peer, .session_id, .retryable, .timeline, .explain()
     │   ├── NoResponse              .phase, .cause, .elapsed, .protocol
     │   ├── Rejected                by the other side: .reason, .text, .retry_after, .authenticated
     │   └── Refused                 by us: .reason
@@ -31,7 +31,6 @@ apart; no caller need read the text.
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING
 
 import trio
@@ -40,6 +39,7 @@ from trishake_protocol import (
     RETRYABLE,
     AlertCode,
     CloseCode,
+    LocalProtocolError,
     PeerId,
     Reason,
     TrishakeError,
@@ -48,33 +48,13 @@ from trishake_protocol import (
     escape,
 )
 
+from ._timeline import Cause, Phase
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ._timeline import Timeline, Trace
     from ._trust import Rejection
-
-
-class Phase(enum.StrEnum):
-    """Where a greeting was when it ended. The first four are a dial's; SYN and ACK are a responder's."""
-
-    RESOLVE = "resolve"
-    CONNECT = "connect"
-    SYN_ACK = "syn-ack"
-    VERDICT = "verdict"
-    SYN = "syn"
-    ACK = "ack"
-
-
-class Cause(enum.StrEnum):
-    """Why there was no response (section 1 of the specification)."""
-
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    CLOSED = "closed"
-    RESET = "reset"
-    FOREIGN = "foreign"
-    BROKEN = "broken"
 
 
 class DialError(TrishakeError):
@@ -86,12 +66,74 @@ class DialError(TrishakeError):
     retryable: whether the same dial may go better later, with nothing changed on our side.
     """
 
+    outcome = "not greeted"
+    """How it ended, in two words that do not change."""
     retryable = False
     address: str | None = None
     peer: PeerId | None = None
     session_id: bytes | None = None
     attempts: tuple[DialError, ...] = ()
     """What the other addresses said, where several were dialed; in their order, this one left out."""
+    _trace: Trace | None = None
+
+    @property
+    def counted_as(self) -> str:
+        """What `Statistics` counts it as: a code of the specification by its name, or `phase/cause`."""
+        raise NotImplementedError
+
+    @property
+    def timeline(self) -> Timeline:
+        """The steps that led to it. Raises LocalProtocolError for an error that no greeting has raised."""
+        if self._trace is None:
+            raise LocalProtocolError("this error is of no greeting: it has no timeline")
+        return self._trace.timeline(self)
+
+    def explain(self) -> str:
+        """A short paragraph: what happened, at which step, who decided, how certain that is, whether to try again
+        and when, and what to do next. Raises as `timeline`.
+        """
+        from ._explain import paragraph  # here, not above: most programs never come to that
+
+        timeline = self.timeline
+        what, advice = self._account(timeline)
+        others = [f"{attempt.address} {attempt.counted_as}" for attempt in self.attempts]
+        return paragraph(timeline, what, self._decided(), self._retry(), advice, others)
+
+    def _account(self, timeline: Timeline) -> tuple[str, str]:
+        """What happened, and what to do next: the first without a full stop, the second in sentences."""
+        raise NotImplementedError
+
+    def _decided(self) -> str:
+        """Who decided, and whether that is proved."""
+        raise NotImplementedError
+
+    def _retry(self) -> str:
+        return "Trying again later may help." if self.retryable else "Trying again unchanged will not help."
+
+    def as_dict(self) -> dict[str, object]:
+        """For machines: numbers, texts, lists, dicts and None, as JSON has them. Its keys do not change."""
+        facts: dict[str, object] = {
+            "outcome": self.outcome,
+            "address": self.address,
+            "peer": None if self.peer is None else str(self.peer),
+            "session": None if self.session_id is None else self.session_id.hex(),
+            "retryable": self.retryable,
+            **self._facts(),
+        }
+        if self._trace is not None:
+            facts["timeline"] = self.timeline.as_dict()
+        if self.attempts:
+            facts["attempts"] = [attempt.as_dict() for attempt in self.attempts]
+        return facts
+
+    def _facts(self) -> dict[str, object]:
+        return {}
+
+    def ends(self, trace: Trace) -> None:
+        """It is what the greeting of this trace has come to."""
+        self._trace = trace
+        self.address, self.session_id = trace.address, trace.session_id
+        self.peer = trace.peer = self.peer or trace.peer
 
     def _at(self) -> str:
         return f" [{self.address}]" if self.address else ""
@@ -103,6 +145,8 @@ class NoResponse(DialError):
     phase: how far it came. cause: why it ended. elapsed: seconds since the attempt began.
     protocol: for `foreign`, the other protocol's name where it can be told.
     """
+
+    outcome = "no response"
 
     def __init__(
         self,
@@ -127,6 +171,23 @@ class NoResponse(DialError):
         where = f"{self.phase}, after {self.elapsed:.2f} s"
         return f"no response{self._at()}: {what}{detail} at {where}. {_ADVICE_FOR_CAUSE[self.cause]}"
 
+    @property
+    def counted_as(self) -> str:
+        return f"{self.phase}/{self.cause}"
+
+    def _account(self, timeline: Timeline) -> tuple[str, str]:
+        from ._explain import account_of_silence
+
+        return account_of_silence(self.phase, self.cause, self.detail, self.protocol, timeline)
+
+    def _decided(self) -> str:
+        if self.cause is Cause.REFUSED:
+            return "The system there decided so, not a peer; nothing is proved."
+        return "Nobody decided so, and nothing is proved: this is only what was seen from here."
+
+    def _facts(self) -> dict[str, object]:
+        return {"phase": str(self.phase), "cause": str(self.cause), "protocol": self.protocol}
+
 
 class Rejected(DialError):
     """The other side answered, and does not want us.
@@ -136,6 +197,8 @@ class Rejected(DialError):
     authenticated: True for a VERDICT; False for an ALERT, which anyone on the path can have written.
     versions, suites: what the other side speaks, where it says so.
     """
+
+    outcome = "rejected"
 
     def __init__(
         self,
@@ -161,6 +224,35 @@ class Rejected(DialError):
         certain = "proved by its key" if self.authenticated else "a hint: anyone on the path can have sent it"
         return f"rejected{self._at()}: {code_name(self.reason)}{text} ({certain}). {self._advice()}"
 
+    @property
+    def counted_as(self) -> str:
+        return code_name(self.reason)
+
+    def _account(self, timeline: Timeline) -> tuple[str, str]:
+        from ._explain import account_of_rejection
+
+        what, advice = account_of_rejection(self.reason, self.versions, self.suites, timeline)
+        text = f', with the words "{escape(self.text)}"' if self.text else ""
+        return f"rejected, {code_name(self.reason)}: {what}{text}", advice
+
+    def _decided(self) -> str:
+        if self.authenticated:
+            return f"{self.peer} decided so, and it is certain: its key proves it."
+        return "The other side decided so; a hint, no proof: anyone on the path can have sent it."
+
+    def _retry(self) -> str:
+        if self.retryable and self.retry_after:
+            return f"Try again after {self.retry_after} s."
+        return super()._retry()
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "reason": code_name(self.reason),
+            "text": self.text,
+            "retry_after": self.retry_after,
+            "authenticated": self.authenticated,
+        }
+
     def _advice(self) -> str:
         if self.versions is not None:
             return f"It speaks versions {self.versions[0]} to {self.versions[1]}: update one of the two sides."
@@ -176,29 +268,55 @@ class Rejected(DialError):
 
 
 class Refused(DialError):
-    """We refused the other side. reason: what it failed, as a code of the specification."""
+    """We refused the other side. reason: what it failed, as a code of the specification.
 
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(reason, text)
+    what: that in words. advice: what to do next, in sentences.
+    """
+
+    def __init__(self, reason: Reason, what: str, advice: str) -> None:
+        super().__init__(reason, what, advice)
         self.reason = reason
-        self._text = text
+        self.what = what
+        self.advice = advice
 
     def __str__(self) -> str:
-        return f"refused by us{self._at()}: {self._text}"
+        return f"refused by us{self._at()}: {self.what}. {self.advice}"
+
+    @property
+    def counted_as(self) -> str:
+        return code_name(self.reason)
+
+    def _account(self, timeline: Timeline) -> tuple[str, str]:
+        return f"refused by us, {code_name(self.reason)}: {self.what}", self.advice
+
+    def _decided(self) -> str:
+        return "We decided so; who is there is not proved."
+
+    def _facts(self) -> dict[str, object]:
+        return {"reason": code_name(self.reason)}
 
 
 class WrongIdentity(Refused):
     """Somebody answered at that address, and it is not the peer who was dialed. Nothing named us to him."""
 
+    outcome = "wrong identity"
+
     def __init__(self, expected: PeerId, actual: PeerId) -> None:
         super().__init__(
             VerdictCode.IDENTITY_UNKNOWN,
-            f"expected {expected}, and {actual} answered. If the peer has a new key, get a new invite from it "
-            "over a channel you trust; else somebody else is at its address.",
+            f"expected {expected}, and {actual} answered",
+            "If the peer has a new key, get a new invite from it over a channel you trust; else somebody else is "
+            "at its address.",
         )
         self.expected = expected
         self.actual = actual
         self.peer = actual
+
+    def _decided(self) -> str:
+        return f"We decided so, and it is certain who is there: {self.peer} has proved it."
+
+    def _facts(self) -> dict[str, object]:
+        return {"expected": str(self.expected), "actual": str(self.actual)}
 
 
 class ChangedIdentity(WrongIdentity):
@@ -212,10 +330,12 @@ class ChangedIdentity(WrongIdentity):
         self.name = name
         self.path = path
         self.line = line
-        self._text = (
+        self.what = (
             f"THE IDENTITY AT {escape(name)} HAS CHANGED. Known is {expected} ({path}, line {line}), and {actual} "
-            "answered: the peer has a new key, or somebody else is in its place. Ask it over a channel you trust. "
-            f"If the new identity is right, forget the old one: "
+            "answered: the peer has a new key, or somebody else is in its place"
+        )
+        self.advice = (
+            "Ask it over a channel you trust. If the new identity is right, forget the old one: "
             f"trishake known forget {as_argument(name)} --known {as_argument(path)}"
         )
 
@@ -226,15 +346,20 @@ class Untrusted(Refused):
     It may say something else later where it had failed, or was late.
     """
 
+    outcome = "refused by policy"
+
     def __init__(self, peer: PeerId, verdict: Rejection) -> None:
         text = f': "{escape(verdict.text)}"' if verdict.text else ""
         advice = escape(verdict.why) if verdict.why else "Change the policy if it should."
         super().__init__(
-            verdict.reason, f"our policy does not take {peer} ({code_name(verdict.reason)}{text}). {advice}"
+            verdict.reason, f"our policy does not take {peer} ({code_name(verdict.reason)}{text})", advice
         )
         self.verdict = verdict
         self.peer = peer
         self.retryable = verdict.reason in RETRYABLE
+
+    def _decided(self) -> str:
+        return f"We decided so, and it is certain who is there: {self.peer} has proved it."
 
 
 class SigningFailed(Refused):
@@ -243,20 +368,23 @@ class SigningFailed(Refused):
     retryable = True  # an agent is unlocked, a process started again; a peer that is kept is not given up for that
 
     def __init__(self, what: str) -> None:
-        super().__init__(
-            VerdictCode.INTERNAL,
-            f"{what}. Check that who holds the key is there and unlocked.",
-        )
+        super().__init__(VerdictCode.INTERNAL, what, "Check that who holds the key is there and unlocked.")
 
     def __str__(self) -> str:
-        return f"our key did not sign{self._at()}: {self._text}"
+        return f"our key did not sign{self._at()}: {self.what}. {self.advice}"
+
+    def _account(self, timeline: Timeline) -> tuple[str, str]:
+        return f"our own key did not sign: {self.what}", self.advice
+
+    def _decided(self) -> str:
+        return "This is certain: it happened on our side."
 
 
 class BadHandshake(Refused):
     """The other side broke the protocol, or someone between us did."""
 
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(reason, f"{text}. {_ADVICE_FOR_REASON.get(reason, _BROKEN)}")
+    def __init__(self, reason: Reason, what: str) -> None:
+        super().__init__(reason, what, _ADVICE_FOR_REASON.get(reason, _BROKEN))
 
 
 class ConnectionClosed(TrishakeError, trio.BrokenResourceError):

@@ -48,11 +48,9 @@ from trishake_protocol import (
 
 from ._errors import (
     BadHandshake,
-    Cause,
     ConnectionClosed,
     DialError,
     NoResponse,
-    Phase,
     Refused,
     Rejected,
     SigningFailed,
@@ -61,8 +59,8 @@ from ._errors import (
     without_failures,
 )
 from ._limits import Limits
-from ._observer import Observer, Progress, Step
 from ._signer import Signer
+from ._timeline import Cause, Phase, Step, Timeline, Trace
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, ask_policy, reject
 from ._wire import Wire
 
@@ -76,7 +74,14 @@ def check_optimistic(data: bytes) -> None:
         raise ValueError(f"{len(data)} bytes of optimistic data, the limit is {MAX_OPTIMISTIC_DATA}")
 
 
-MET_ITSELF: Final = "this peer has met itself. Check the address, and that no two peers share an identity."
+MET_ITSELF: Final = (
+    "this peer has met itself",
+    "Check the address, and that no two peers share an identity.",
+)
+CLOSING: Final = (
+    "this peer is closing, and greets nobody any more",
+    "Dial, or be dialed, before its block ends.",
+)
 
 
 def unix_time() -> int:
@@ -89,8 +94,7 @@ class Meeting:
     """A greeting that ended with READY: who is there, and what it said about itself."""
 
     identified: PeerIdentified
-    address: str | None
-    """What the policy was told: where the peer is, and where we dialed it, as it was dialed."""
+    trace: Trace
     seen: str | None = None
     text: str | None = None
 
@@ -141,6 +145,11 @@ class Greeted:
         return self._session.session_id
 
     @property
+    def timeline(self) -> Timeline:
+        """The steps of the greeting, with their durations and sizes."""
+        return self._meeting.trace.timeline()
+
+    @property
     def channel_binding(self) -> bytes:
         """32 bytes, the same on both sides and on no other connection (section 9)."""
         return self._session.channel_binding
@@ -176,8 +185,7 @@ async def _no_objection(_: Introduction) -> Rejection | None:
 class Greeter:
     """Drives one greeting on one wire: what both roles share.
 
-    address: for errors and observers. dialed: who was to answer, if that is known.
-    started: when its time began to run, on Trio's clock.
+    trace: what it has gone through, from the connecting on. dialed: who was to answer, if that is known.
     """
 
     def __init__(
@@ -188,9 +196,7 @@ class Greeter:
         identity: Identity | Signer,
         trust: Policy,
         limits: Limits,
-        observer: Observer,
-        address: str | None,
-        started: float,
+        trace: Trace,
         dialed: PeerId | None = None,
     ) -> None:
         self.session = session
@@ -198,14 +204,18 @@ class Greeter:
         self.identity = identity
         self.trust = trust
         self.limits = limits
-        self.observer = observer
-        self.address = address
+        self.trace = trace
+        trace.endpoint = wire.address
+        trace.peer = dialed
         self.dialed = dialed
         self.objection: Callable[[Introduction], Awaitable[Rejection | None]] = _no_objection
         """What else may stand against a peer that the policy takes (section 7, step 10); asked last."""
         self.behind_ack: Callable[[], None] | None = None
         """What the application wants to say with its ACK, before the verdict (section 9); it tells the session."""
-        self.started = started
+        self.started = trio.current_time()
+        """When the time of the greeting itself began to run."""
+        self.heard_at = self.started
+        """When the latest bytes came."""
         self.phase = Phase.SYN_ACK if session.role is Role.INITIATOR else Phase.SYN
         self.identified: PeerIdentified | None = None
         self.scope = trio.CancelScope()
@@ -216,6 +226,11 @@ class Greeter:
         self.overtaken = False
         """Whether the other side's own dial was kept instead of this one (section 11); set by the registry."""
         self._write_failure: trio.BrokenResourceError | None = None
+
+    @property
+    def address(self) -> str | None:
+        """What was dialed, or where the dial came from."""
+        return self.trace.address
 
     @property
     def deciding(self) -> bool:
@@ -232,7 +247,7 @@ class Greeter:
     async def next_event(self) -> Event:
         """The next thing that happens. Raises RemoteProtocolError, Rejected, or NoResponse for the transport."""
         while (event := self.session.next_event()) is Wait.NEED_DATA:
-            self.wire.queue(self.session)
+            self.queue()
             if self.wire.pending and self._write_failure is None:
                 with self.reading_first():
                     await self.wire.flush()
@@ -257,15 +272,30 @@ class Greeter:
             data = await self.wire.receive(self.session.receive_room)
         except trio.BrokenResourceError as error:
             raise self.no_response(Cause.RESET) from error
+        self.heard_at = trio.current_time()
         if data:
+            self.trace.received += len(data)
             self.session.receive_data(data)
         else:
             self.session.receive_eof()
         return bool(data)
 
-    async def decide(self, identified: PeerIdentified) -> Decision:
-        """Ask the policy, within its time, and then whether anything else stands against this peer."""
+    def queue(self) -> None:
+        """Have the wire take over what the session wants to say."""
+        before = self.wire.backlog
+        self.wire.queue(self.session)
+        self.trace.sent += self.wire.backlog - before
+
+    async def decide(self, identified: PeerIdentified, heard: Step) -> Decision:
+        """Ask the policy, within its time, and then whether anything else stands against this peer.
+
+        heard: what it was that has identified it.
+        """
         self.identified = identified
+        self.trace.peer = identified.peer
+        self.trace.clock_difference = identified.greeting.time - self.session.now
+        self.progress(heard, self.heard_at)
+        self.progress(Step.IDENTITY_VERIFIED)
         session_id = self.session.session_id if self.session.finished_handshake else None
         introduction = Introduction(
             identified.peer, self.session.role.other, self.address, identified.greeting, session_id
@@ -273,6 +303,8 @@ class Greeter:
         decision = await ask_policy(self.trust, introduction, self.limits.policy)
         if isinstance(decision, Acceptance) and (objection := await self.objection(introduction)):
             return objection
+        if isinstance(decision, Acceptance):
+            self.progress(Step.POLICY)
         return decision
 
     async def sign(self) -> None:
@@ -315,13 +347,14 @@ class Greeter:
             except trio.BrokenResourceError as error:
                 raise self.no_response(Cause.RESET) from error
         except DialError as error:
-            self.add_facts(error)
-            if self.session.role is Role.RESPONDER:
+            responding = self.session.role is Role.RESPONDER
+            if responding:
                 self._tell_why()
-            elif not isinstance(error, Refused) or self.session.state is not State.ENDED:
+            self.failed(error)
+            if responding or (isinstance(error, Refused) and self.session.state is State.ENDED):
+                await self.say_goodbye(release)
+            else:
                 await self.wire.abort()  # no response, rejected, or we left: there is nothing more to say
-                raise
-            await self.say_goodbye(release)
             raise
         except BaseException:
             await self.wire.abort()
@@ -365,17 +398,21 @@ class Greeter:
 
     # --- naming the outcome -----------------------------------------------------------------------------
 
-    def progress(self, step: Step) -> None:
-        session = self.session
-        self.observer.progress(
-            Progress(
-                step,
-                session.role,
-                self.address,
-                self.identified.peer if self.identified else None,
-                session.session_id if session.finished_handshake else None,
-            )
-        )
+    def progress(self, step: Step, at: float | None = None) -> None:
+        """The step was taken: now, or at that time of Trio's clock."""
+        trace, session = self.trace, self.session
+        trace.suite, trace.greeting_id = session.suite, session.greeting_id
+        if session.finished_handshake:
+            trace.session_id = session.session_id
+        trace.mark(step, at)
+
+    def failed(self, error: DialError) -> None:
+        """It ended with this error: put where, who and when into it, and tell the observers."""
+        trace, session = self.trace, self.session
+        trace.suite, trace.greeting_id, trace.told = session.suite, session.greeting_id, session.told
+        if session.finished_handshake:
+            trace.session_id = session.session_id
+        trace.fail(error)
 
     def no_response(self, cause: Cause, *, protocol: str | None = None, detail: str | None = None) -> NoResponse:
         elapsed = trio.current_time() - self.started
@@ -385,9 +422,13 @@ class Greeter:
         """The outcome when the scope was cancelled: the time was up, or we are leaving."""
         if self.leaving:
             reason = VerdictCode.SHUTTING_DOWN if self.deciding else AlertCode.GOING_AWAY
-            return Refused(reason, "this peer is closing, and greets nobody any more.")
+            return Refused(reason, *CLOSING)
         if self.overtaken:
-            return Refused(VerdictCode.CROSSING, "the other side has dialed us meanwhile, and its dial is kept.")
+            return Refused(
+                VerdictCode.CROSSING,
+                "the other side has dialed us meanwhile, and its dial is kept",
+                "Use its connection (`Peer.connection`), or dial again if there is none.",
+            )
         if self.session.state is State.SIGNING:
             return SigningFailed("the time was up")
         if self.deciding and self.identified is not None:
@@ -397,11 +438,16 @@ class Greeter:
 
     def broken(self, error: RemoteProtocolError) -> DialError:
         """The outcome for a breach of the protocol."""
+        if isinstance(error, GreetingRefused) and error.reason is not AlertCode.MALFORMED:
+            if self.phase is Phase.SYN_ACK:
+                self.progress(Step.SYN_ACK_RECEIVED, self.heard_at)
+            elif self.phase is Phase.ACK:
+                self.progress(Step.ACK_RECEIVED, self.heard_at)
         match error:
             case UnexpectedIdentity():
                 return WrongIdentity(error.expected, error.actual)
             case GreetingRefused(reason=VerdictCode.SELF):
-                return Refused(VerdictCode.SELF, MET_ITSELF)
+                return Refused(VerdictCode.SELF, *MET_ITSELF)
             case GreetingRefused():
                 return BadHandshake(error.reason, str(error))
             case ForeignProtocol():
@@ -413,7 +459,7 @@ class Greeter:
 
     def rejected(self, event: RejectedEvent) -> DialError:
         if self.met_itself:
-            return Refused(VerdictCode.SELF, MET_ITSELF)
+            return Refused(VerdictCode.SELF, *MET_ITSELF)
         return Rejected(
             event.reason,
             text=event.text,
@@ -422,15 +468,6 @@ class Greeter:
             versions=event.versions,
             suites=event.suites,
         )
-
-    def add_facts(self, error: DialError) -> None:
-        """Put where and who into the error, and tell the observer."""
-        error.address = self.address
-        if error.peer is None:
-            error.peer = self.identified.peer if self.identified else self.dialed
-        if self.session.finished_handshake:
-            error.session_id = self.session.session_id
-        self.observer.failed(self.session.role, error)
 
 
 async def greet_as_initiator(greeter: Greeter) -> Meeting:
@@ -442,15 +479,14 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
     async with greeter.outcome():
         with greeter.scope:
             greeter.scope.deadline = greeter.started + greeter.limits.greeting
+            greeter.queue()
             greeter.progress(Step.SYN_SENT)
-            greeter.wire.queue(session)
             with greeter.reading_first():
                 if not greeter.wire.write_now():  # as flush begins, a frame nearer to `dial`
                     await greeter.wire.flush()
             event = await greeter.next_event()
             assert isinstance(event, PeerIdentified)
-            decision = await greeter.decide(event)
-            greeter.progress(Step.RESPONDER_VERIFIED)
+            decision = await greeter.decide(event, Step.SYN_ACK_RECEIVED)
             if isinstance(decision, Rejection):
                 session.reject()
                 raise decision.refusal(event.peer)
@@ -459,11 +495,12 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
             if greeter.behind_ack is not None:
                 greeter.behind_ack()
             greeter.phase = Phase.VERDICT
+            greeter.queue()
             greeter.progress(Step.ACK_SENT)
             verdict = await greeter.next_event()
             assert isinstance(verdict, Accepted)
-            greeter.progress(Step.READY)
-            return Meeting(event, greeter.address, verdict.seen, verdict.text)
+            greeter.progress(Step.VERDICT)
+            return Meeting(event, greeter.trace, verdict.seen, verdict.text)
         raise greeter.late()
 
 
@@ -477,26 +514,26 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
     async with greeter.outcome(release):
         with greeter.scope:
             greeter.scope.deadline = greeter.started + greeter.limits.syn
-            await greeter.receive()
             greeter.progress(Step.ADMITTED)
             event = await greeter.next_event()
             assert isinstance(event, SynReceived)
+            greeter.progress(Step.SYN_RECEIVED, greeter.heard_at)
             greeter.scope.deadline = greeter.started + greeter.limits.greeting
             greeter.phase = Phase.ACK
             await greeter.sign()
+            greeter.queue()
             greeter.progress(Step.SYN_ACK_SENT)
             event = await greeter.next_event()
             assert isinstance(event, PeerIdentified)
-            decision = await greeter.decide(event)
-            greeter.progress(Step.INITIATOR_VERIFIED)
+            decision = await greeter.decide(event, Step.ACK_RECEIVED)
             if isinstance(decision, Rejection):
                 session.reject(
                     decision.reason, text=decision.text, retry_after=decision.retry_after, seen=wire.address
                 )
                 raise decision.refusal(event.peer)
             session.accept(seen=wire.address, text=decision.text)
-            wire.queue(session)
+            greeter.queue()
             await wire.flush()
-            greeter.progress(Step.READY)
-            return Meeting(event, greeter.address)
+            greeter.progress(Step.VERDICT)
+            return Meeting(event, greeter.trace)
         raise greeter.late()

@@ -11,8 +11,9 @@ import trio
 from trishake_protocol import PeerId
 from trishake_protocol.messages import StreamOpen
 
+from ._events import log_event, log_failure
 from ._limits import Limits
-from ._observer import Observer
+from ._observers import Observers
 from ._trust import Decision, Introduction, Policy, ask_policy, check_policy
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 UNKNOWN: Final = "UNKNOWN_PROTOCOL"
 """Why a stream was refused whose protocol has no handler."""
-
-_log = logging.getLogger("trishake")
 
 StreamHandler = Callable[["Stream"], Awaitable[object]]
 """Called with each stream of its protocol that another peer opens; the stream is closed when it returns."""
@@ -38,9 +37,9 @@ class Handler(NamedTuple):
 class Handlers:
     """The handlers of one peer. A handler that fails loses its stream, and nobody else anything."""
 
-    def __init__(self, limits: Limits, observer: Observer) -> None:
+    def __init__(self, limits: Limits, observers: Observers) -> None:
         self._limits = limits
-        self._observer = observer
+        self._observers = observers
         self._handlers: dict[str, Handler] = {}
 
     def add(self, handler: Handler) -> None:
@@ -57,7 +56,7 @@ class Handlers:
 
     def refused(self, peer: PeerId, protocol: str, why: str) -> None:
         """A stream was refused; tell who watches."""
-        self._observer.stream_refused(peer, protocol, why)
+        self._observers.stream_refused(peer, protocol, why)
 
     async def decide(self, policy: Policy, introduction: Introduction) -> Decision:
         return await ask_policy(policy, introduction, self._limits.policy)
@@ -70,9 +69,20 @@ class Handlers:
             await handler.function(stream)
         except Exception as error:  # noqa: BLE001
             if _is_hang_up(error):
-                _log.debug("%r ended: %s", stream, error)
+                log_event(
+                    logging.DEBUG,
+                    "stream.hung_up",
+                    f"{stream!r} ended: {error}",
+                    peer=stream.peer,
+                    protocol=handler.protocol,
+                )
             else:
-                _log.exception("the handler of %r failed", stream)
+                log_failure(
+                    "handler.failed",
+                    f"the handler of {stream!r} failed",
+                    peer=stream.peer,
+                    protocol=handler.protocol,
+                )
             await trio.aclose_forcefully(stream)
         except BaseException:
             await trio.aclose_forcefully(stream)

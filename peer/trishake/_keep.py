@@ -9,11 +9,12 @@ from typing import Final
 
 import trio
 
-from trishake_protocol import CloseCode, PeerId, VerdictCode
+from trishake_protocol import CloseCode, PeerId, VerdictCode, code_name
 
 from ._addresses import Address
 from ._connection import Connection
 from ._errors import ConnectionClosed, DialError, Rejected
+from ._events import log_event
 from ._limits import Limits
 from ._registry import Registry
 
@@ -22,8 +23,6 @@ _FINAL: Final = {CloseCode.PROTOCOL, CloseCode.REPLACED, CloseCode.FLOW_CONTROL,
 
 _ENOUGH: Final = 64
 """Failures beyond which a pause grows no more, whatever the limits are."""
-
-_log = logging.getLogger("trishake")
 
 
 class _Route:
@@ -119,7 +118,9 @@ class Keeper:
         lasted = trio.current_time() - self.connection.opened_at
         self.connection = None
         self.failure = closed
-        _log.info("a connection that is kept has ended: %s", closed)
+        text = f"a connection that is kept has ended: {closed}"
+        code = None if closed.code is None else code_name(closed.code)
+        log_event(logging.INFO, "keep.lost", text, peer=self._peer, code=code, by_peer=closed.by_peer)
         if closed.by_peer and closed.code in _FINAL and not self._is_connected_to(self._peer):
             self._routes.clear()
         for route in self._routes:
@@ -137,7 +138,15 @@ class Keeper:
     def _failed(self, route: _Route, error: DialError) -> None:
         """A dial opened nothing: when is the next one, if there is one?"""
         self.failure = self.failure or error
-        _log.info("a dial of a peer that is kept has failed: %s", error)
+        log_event(
+            logging.INFO,
+            "keep.dial_failed",
+            f"a dial of a peer that is kept has failed: {error}",
+            address=error.address,
+            peer=error.peer,
+            reason=error.counted_as,
+            retryable=error.retryable,
+        )
         if isinstance(error, Rejected):
             if error.reason is VerdictCode.DUPLICATE and self._is_connected_to(error.peer):
                 self._peer = error.peer  # what we hold is there already

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from trishake_protocol import InvalidPeerId, PeerId, Role, VerdictCode
+from trishake_protocol import InvalidPeerId, PeerId, Role, VerdictCode, escape
 
 from ._addresses import Address
 from ._errors import BadFile, ChangedIdentity, Refused
+from ._events import log_event
 from ._files import (
     FilePath,
     Version,
@@ -30,8 +31,6 @@ from ._files import (
     version_of,
 )
 from ._trust import Decision, Introduction, Rejection, accept, as_peer_id, reject, says_yes
-
-_log = logging.getLogger("trishake")
 
 _MAX_FILE: Final = 1024 * 1024
 _MAX_LINE: Final = 4096
@@ -173,7 +172,16 @@ class KnownPeers:
         try:
             return await self._decide(introduction)
         except ChangedIdentity as error:
-            _log.warning("%s", error)
+            log_event(
+                logging.WARNING,
+                "known_peers.changed",
+                str(error),
+                name=escape(error.name),
+                expected=error.expected,
+                actual=error.actual,
+                path=error.path,
+                line=error.line,
+            )
             known = KnownPeer(error.name, error.expected, error.line, "")
             return _Changed(VerdictCode.IDENTITY_UNKNOWN, why=str(error), known=known, path=self._path)
         except BadFile as error:
@@ -216,7 +224,8 @@ class KnownPeers:
                 replace_file(target, book.having(name, peer))
         except OSError as error:
             raise _unwritable(self._path, error) from None
-        _log.info("%s is known as %s from now on (%s)", peer, name, self._path)
+        text = f"{peer} is known as {escape(name)} from now on ({self._path})"
+        log_event(logging.INFO, "known_peers.remembered", text, name=escape(name), peer=peer, path=self._path)
 
     def _current(self) -> _Book:
         """What the file says now; it is read again if it is another version."""
@@ -249,8 +258,9 @@ class KnownPeers:
         report = version, tuple(map(str, problems))
         if report != self._logged:
             self._logged = report
-            for problem in report[1]:
-                _log.warning("known peers: %s", problem)
+            for problem in problems:
+                text = f"known peers: {problem}"
+                log_event(logging.WARNING, "known_peers.problem", text, path=problem.path, line=problem.line)
 
 
 class _Book:

@@ -14,10 +14,9 @@ import trio
 from trishake_protocol import PeerId
 
 from ._addresses import Address
+from ._events import log_event
 from ._greeting import Greeter
 from ._transport import Bound
-
-_log = logging.getLogger("trishake")
 
 _NO_LISTENER: Final = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 """What says that the listening socket itself is none: our own fault. Anything else passes: the system is out of
@@ -90,7 +89,12 @@ class Listener(trio.abc.AsyncResource):
             except OSError as error:
                 if error.errno in _NO_LISTENER:
                     raise
-                _log.error("cannot accept at %r: %s", self, error)
+                log_event(
+                    logging.ERROR,
+                    "accept.failed",
+                    f"cannot accept at {self!r}: {error}",
+                    addresses=", ".join(map(str, self.addresses)),
+                )
                 await trio.sleep(_PAUSE)
             else:
                 greetings.start_soon(self._greet, stream, greet)

@@ -10,7 +10,6 @@ anything else that he says, means that he no longer wants it. No other module of
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingT
 import trio
 
 from ._errors import BadMessage, MessageTooLarge, RequestFailed, is_request_kind
+from ._events import log_failure
 
 MAX_SIZE: Final = 2**20
 """Bytes of one message, unless the application says otherwise; the four of its length are not counted."""
@@ -34,8 +34,6 @@ LEAST_SIZE_OF_REPLY: Final = 2048
 _HEADER: Final = 4
 _CHUNK: Final = 64 * 1024
 """Bytes that one read asks for."""
-
-_log = logging.getLogger("trishake")
 
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType]
 _unpackb = cast("Callable[..., Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType]
@@ -370,7 +368,8 @@ async def _call(
     except Exception as error:  # noqa: BLE001
         if (failure := _on_purpose(error)) is not None:
             return [1, failure.kind, _cut(failure.text)]
-        _log.exception("the function that answers a request of %s failed", peer or "the other side")
+        text = f"the function that answers a request of {peer or 'the other side'} failed"
+        log_failure("request.failed", text, peer=peer)
         return [1, "failed", ""]
     return None
 
@@ -390,7 +389,8 @@ async def _send_reply(channel: MessageChannel, reply: list[object]) -> None:
     try:
         await channel.send(reply)
     except (TypeError, ValueError):  # raised before anything is sent
-        _log.exception("the function that answers a request returned what cannot be sent")
+        text = "the function that answers a request returned what cannot be sent"
+        log_failure("request.failed", text, peer=None)
         await channel.send([1, "bad-result", ""])
 
 

@@ -2,52 +2,59 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trishake_protocol import PeerId, Role
+from trishake_protocol import PeerId, Role, Suite
 
 from ._errors import ConnectionClosed, DialError
+from ._timeline import Step
 
 if TYPE_CHECKING:
     from ._connection import Connection
 
 
-class Step(enum.IntEnum):
-    """The seven steps of a greeting, numbered as in section 1 of the specification."""
-
-    SYN_SENT = 1
-    ADMITTED = 2
-    SYN_ACK_SENT = 3
-    RESPONDER_VERIFIED = 4
-    ACK_SENT = 5
-    INITIATOR_VERIFIED = 6
-    READY = 7
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step that has just been taken on our side. READY is seen by both: sent, then received.
+    """A step that has just been taken on our side. VERDICT is READY, and seen by both: sent, then received.
 
-    peer, session_id: as far as they are known by then.
+    greeting: which greeting of this process, the `number` of its timeline. at: seconds since it began; seconds,
+    sent, received: since the step before, and bytes. peer: who is there, from IDENTITY_VERIFIED on; before that,
+    who was dialed, if that is known. endpoint: the other end, as `host:port`.
+    peer, endpoint, suite, greeting_id, session_id: as far as they are known by then.
     """
 
+    greeting: int
     step: Step
     role: Role
-    address: str | None
+    at: float
+    seconds: float
+    sent: int
+    received: int
+    address: str | None = None
+    endpoint: str | None = None
     peer: PeerId | None = None
+    suite: Suite | None = None
+    greeting_id: bytes | None = None
     session_id: bytes | None = None
+
+    @property
+    def number(self) -> int | None:
+        """Which of the seven steps of section 1 of the specification it is; None if none."""
+        return self.step.number(self.role)
 
 
 class Observer:
-    """Override what you want to see; the methods are called as it happens, must not raise, and must not wait."""
+    """Override what you want to see; the methods are called as it happens, and must not wait.
+
+    One that raises is taken off, and what it raised is logged: nobody else falls with it.
+    """
 
     def progress(self, progress: Progress) -> None:
         """A greeting took a step."""
 
     def failed(self, role: Role, error: DialError) -> None:
-        """A greeting ended without a connection; our role, and the error that a dial raises."""
+        """A greeting ended without a connection; our role, and the error that a dial raises, with its timeline."""
 
     def connected(self, connection: Connection) -> None:
         """A connection opened, whoever dialed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -32,6 +32,7 @@ from ._connection import Connection, Opening
 from ._dialing import AddressBook, first_to_accept
 from ._errors import ConnectionClosed, DialError, InvalidAddress, Refused, Rejected, StreamTimeout
 from ._greeting import (
+    CLOSING,
     Greeter,
     Meeting,
     check_optimistic,
@@ -49,6 +50,7 @@ from ._signer import Signer
 from ._statistics import Statistics, Tally
 from ._stream import Stream
 from ._tcp import Tcp
+from ._timeline import Trace
 from ._transport import Transport, open_stream
 from ._trust import Introduction, Policy, Rejection, anyone, ask_policy, check_policy, reject
 from ._version import AGENT
@@ -90,7 +92,7 @@ class Peer:
         agent: str | None = AGENT,
         app: bytes | None = None,
         limits: Limits | None = None,
-        observer: Observer | None = None,
+        observers: Iterable[Observer] = (),
         transports: Sequence[Transport] = (),
     ) -> None:
         self._identity = identity
@@ -100,7 +102,7 @@ class Peer:
             network or Network(), None if suites is None else tuple(suites), caps=(MUX,), agent=agent, app=app
         )
         self._limits = limits or Limits()
-        self._tally = Tally(observer or Observer())
+        self._tally = Tally(observers)
         self._transports: dict[str, Transport | None] = dict.fromkeys(_SCHEMES)
         """None: made when it is first used."""
         self._transports |= {scheme: transport for transport in transports for scheme in transport.schemes}
@@ -420,16 +422,17 @@ class Peer:
     ) -> Connection:
         """One address: connect, greet, and have the connection. opening: of a stream, to go along with ACK."""
         nursery = self._nursery
+        trace = self._trace(Role.INITIATOR, address.endpoint)
+        trace.peer = address.peer
         try:
             if nursery is None or self._leaving:  # we left before it was this address's turn
-                raise Refused(AlertCode.GOING_AWAY, "this peer is closing, and greets nobody any more.")
-            stream = await open_stream(address, self._transport(address), self._limits, nursery)
+                raise Refused(AlertCode.GOING_AWAY, *CLOSING)
+            stream = await open_stream(address, self._transport(address), self._limits, nursery, trace)
         except DialError as error:
-            error.address, error.peer = address.endpoint, address.peer
-            self._tally.failed(Role.INITIATOR, error)
+            trace.fail(error)
             raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=address.peer)
-        greeter = self._greeter(session, Wire.over(stream), trust or self._trust, address.endpoint, address.peer)
+        greeter = self._greeter(session, Wire.over(stream), trust or self._trust, trace, address.peer)
         with self._registry.dialing(greeter) as dial:
             greeter.objection = partial(self._object_to_responder, dial)
             if opening is not None:
@@ -457,7 +460,7 @@ class Peer:
         if greeter.leaving:  # we left in the moment of READY
             await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()
-            greeter.add_facts(left)
+            greeter.failed(left)
             raise left
         return connection
 
@@ -467,7 +470,8 @@ class Peer:
         decision = await ask_policy(greeter.trust, introduction, self._limits.policy)
         if isinstance(decision, Rejection):
             refused = decision.refusal(kept.peer)
-            refused.address, refused.session_id = greeter.address, kept.session_id
+            greeter.trace.session_id = kept.session_id
+            refused.ends(greeter.trace)
             raise refused
 
     async def _object_to_responder(self, dial: Dial, introduction: Introduction) -> Rejection | None:
@@ -511,11 +515,11 @@ class Peer:
         session = Session.responder(
             self._identity, self._profile, now=unix_time(), is_own_dial=self._registry.is_own_dial
         )
-        greeter = self._greeter(session, wire, self._trust, wire.address)
+        greeter = self._greeter(session, wire, self._trust, self._trace(Role.RESPONDER, wire.address))
         try:
             slot = self._admission.admit(wire.host, greeter.started)
         except Busy as busy:
-            await self._turn_away(greeter, busy.retry_after)
+            await self._turn_away(greeter, busy)
             return
         listener.greetings.add(greeter)
         try:
@@ -545,14 +549,14 @@ class Peer:
         self._inbound.add(greeter.session)
         return None
 
-    async def _turn_away(self, greeter: Greeter, retry_after: int) -> None:
+    async def _turn_away(self, greeter: Greeter, busy: Busy) -> None:
         """BUSY, before anything is read; under more load still, just close (section 7, step 1).
 
         So too where the word would cost a handshake of the transport's own (TLS, WebSocket).
         """
-        greeter.add_facts(Refused(AlertCode.BUSY, "too many greetings from there, or in all"))
         if self._turning_away < self._limits.handshakes and not greeter.wire.wraps:
-            greeter.session.refuse(AlertCode.BUSY, retry_after=retry_after)
+            greeter.session.refuse(AlertCode.BUSY, retry_after=busy.retry_after)
+        greeter.failed(Refused(AlertCode.BUSY, busy.why, "If these are peers, raise that limit."))
         self._turning_away += 1
         try:
             await greeter.say_goodbye()
@@ -560,7 +564,7 @@ class Peer:
             self._turning_away -= 1
 
     def _greeter(
-        self, session: Session, wire: Wire, trust: Policy, address: str | None, dialed: PeerId | None = None
+        self, session: Session, wire: Wire, trust: Policy, trace: Trace, dialed: PeerId | None = None
     ) -> Greeter:
         return Greeter(
             session,
@@ -568,11 +572,12 @@ class Peer:
             identity=self._identity,
             trust=trust,
             limits=self._limits,
-            observer=self._tally,
-            address=address,
-            started=trio.current_time(),
+            trace=trace,
             dialed=dialed,
         )
+
+    def _trace(self, role: Role, address: str | None) -> Trace:
+        return Trace(role, self.id, self._profile.network.name, address, self._tally)
 
 
 def _built_in(scheme: str) -> Transport:

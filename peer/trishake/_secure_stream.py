@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Final
 
@@ -45,7 +45,9 @@ from ._greeting import (
 )
 from ._limits import Limits
 from ._observer import Observer
+from ._observers import Observers
 from ._signer import Signer
+from ._timeline import Trace
 from ._transport import OneCaller
 from ._trust import Policy, anyone, as_peer_id
 from ._version import AGENT
@@ -387,7 +389,7 @@ async def initiate(
     app: bytes | None = None,
     agent: str | None = AGENT,
     limits: Limits | None = None,
-    observer: Observer | None = None,
+    observers: Iterable[Observer] = (),
 ) -> SecureStream:
     """Greet whoever is at the other end of a stream, as the one who opens. Returns once we are accepted.
 
@@ -402,7 +404,7 @@ async def initiate(
     expected = None if expect is None else as_peer_id(expect)
     check_optimistic(optimistic)
     session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
-    greeter = _greeter(stream, session, identity, trust, limits, observer)
+    greeter = _greeter(stream, session, identity, trust, limits, observers, network)
     if optimistic:
         greeter.behind_ack = partial(session.send, optimistic)
     meeting = await greet_as_initiator(greeter)
@@ -419,7 +421,7 @@ async def respond(
     app: bytes | None = None,
     agent: str | None = AGENT,
     limits: Limits | None = None,
-    observer: Observer | None = None,
+    observers: Iterable[Observer] = (),
 ) -> SecureStream:
     """Answer the greeting that comes over a stream. Returns once we have accepted and said so.
 
@@ -428,7 +430,7 @@ async def respond(
     """
     profile = _profile(network, suites, agent, app)
     session = Session.responder(identity, profile, now=unix_time())
-    greeter = _greeter(stream, session, identity, trust, limits, observer)
+    greeter = _greeter(stream, session, identity, trust, limits, observers, network)
     meeting = await greet_as_responder(greeter)
     return SecureStream(session, greeter.wire, meeting, greeter.limits)
 
@@ -459,7 +461,8 @@ def _greeter(
     identity: Identity | Signer,
     trust: Policy,
     limits: Limits | None,
-    observer: Observer | None,
+    observers: Iterable[Observer],
+    network: Network | None,
 ) -> Greeter:
     wire = Wire.over(stream)
     return Greeter(
@@ -468,7 +471,5 @@ def _greeter(
         identity=identity,
         trust=trust,
         limits=limits or Limits(),
-        observer=observer or Observer(),
-        address=wire.address,
-        started=trio.current_time(),
+        trace=Trace(session.role, identity.id, (network or _PUBLIC).name, wire.address, Observers(observers)),
     )

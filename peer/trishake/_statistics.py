@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from trishake_protocol import PeerId, Role, code_name
 
 from ._connection import Connection
-from ._errors import ConnectionClosed, DialError, NoResponse, Refused, Rejected
-from ._observer import Observer, Progress, Step
+from ._errors import ConnectionClosed, DialError
+from ._observer import Observer
+from ._observers import Observers
+from ._timeline import Step, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Statistics:
     failed: Mapping[str, int]
     """Dials of ours that opened nothing."""
 
+    told: Mapping[str, int]
+    """What those whose greetings we refused were told, as they count it; who was told nothing is left out."""
+
     streams_refused: Mapping[str, int]
     """Streams of others that we refused: UNKNOWN_PROTOCOL, or the reason of the handler's policy."""
 
@@ -44,14 +49,15 @@ class Statistics:
     """Connections that have ended, by the code of their CLOSE; `cut` where there was none."""
 
 
-class Tally(Observer):
-    """Counts what the application's observer is told, and passes it on."""
+class Tally(Observers):
+    """Counts what observers are told, and passes it on."""
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        super().__init__(observers)
         self._admitted = 0
         self._ready: Counter[Role] = Counter()
         self._failures: dict[Role, Counter[str]] = {role: Counter() for role in Role}
+        self._told: Counter[str] = Counter()
         self._streams_refused: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
 
@@ -62,38 +68,31 @@ class Tally(Observer):
             self._ready[Role.INITIATOR],
             _frozen(self._failures[Role.RESPONDER]),
             _frozen(self._failures[Role.INITIATOR]),
+            _frozen(self._told),
             _frozen(self._streams_refused),
             _frozen(self._ended),
         )
 
-    def progress(self, progress: Progress) -> None:
-        if progress.step is Step.ADMITTED:
+    def progress(self, trace: Trace, step: Step) -> None:
+        if step is Step.ADMITTED:
             self._admitted += 1
-        elif progress.step is Step.READY:
-            self._ready[progress.role] += 1
-        self._observer.progress(progress)
+        elif step is Step.VERDICT:
+            self._ready[trace.role] += 1
+        super().progress(trace, step)
 
-    def failed(self, role: Role, error: DialError) -> None:
-        self._failures[role][_cause(error)] += 1
-        self._observer.failed(role, error)
-
-    def connected(self, connection: Connection) -> None:
-        self._observer.connected(connection)
+    def failed(self, trace: Trace, error: DialError) -> None:
+        self._failures[trace.role][error.counted_as] += 1
+        if trace.told is not None:
+            self._told[code_name(trace.told)] += 1
+        super().failed(trace, error)
 
     def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
         self._ended["cut" if closed.code is None else code_name(closed.code)] += 1
-        self._observer.disconnected(connection, closed)
+        super().disconnected(connection, closed)
 
     def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
         self._streams_refused[why] += 1
-        self._observer.stream_refused(peer, protocol, why)
-
-
-def _cause(error: DialError) -> str:
-    if isinstance(error, NoResponse):
-        return f"{error.phase}/{error.cause}"
-    assert isinstance(error, Rejected | Refused)
-    return code_name(error.reason)
+        super().stream_refused(peer, protocol, why)
 
 
 def _frozen(counter: Counter[str]) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from ._addresses import Address
+from ._addresses import Address, format_endpoint
 from ._transport import Bound, Place, Transport
 
 _BACKLOG: Final = 0xFFFF
@@ -46,6 +46,10 @@ class Tcp(Transport):
         except UnicodeError as error:  # a label that IDNA cannot encode
             raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, f"no name to look up: {error}") from None
         return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+    def endpoint_of(self, address: Address, place: Place) -> str:
+        _, sockaddr = place
+        return format_endpoint(*sockaddr[:2])
 
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.SocketStream:
         """A connected socket, without Nagle's delay. Raises OSError."""

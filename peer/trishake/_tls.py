@@ -13,8 +13,11 @@ from typing import Final, TypeAlias
 import trio
 
 from ._addresses import Address
-from ._errors import Cause, NoResponse, Phase
+from ._errors import (
+    NoResponse,
+)
 from ._tcp import Tcp
+from ._timeline import Cause, Phase
 from ._transport import Bound, Place, Transport
 
 _LIFETIME: Final = timedelta(days=365)
@@ -48,6 +51,9 @@ class Tls(Transport):
 
     async def resolve(self, address: Address) -> Sequence[Place]:
         return await self._tcp.resolve(address)
+
+    def endpoint_of(self, address: Address, place: Place) -> str:
+        return self._tcp.endpoint_of(address, place)
 
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> TlsStream:
         """A stream whose TLS handshake is done. Raises OSError, or NoResponse where the answer is no TLS."""

@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 import trio
 
-from ._addresses import Address
-from ._errors import Cause, NoResponse, Phase
+from ._addresses import Address, format_endpoint
+from ._errors import NoResponse
 from ._limits import Limits
+from ._timeline import NO_NAME_SERVER, NO_SUCH_NAME, Cause, Phase, Step, Trace
 
 _STAGGER: Final = 0.25
 """Seconds before the next attempt begins beside those under way (RFC 8305, section 5)."""
@@ -29,6 +30,12 @@ _CAUSES: Final = {
     errno.ECONNREFUSED: Cause.REFUSED,
     errno.ECONNRESET: Cause.RESET,
     errno.ETIMEDOUT: Cause.TIMEOUT,
+}
+
+_NAME_ERRORS: Final = {
+    stdlib_socket.EAI_NONAME: NO_SUCH_NAME,
+    stdlib_socket.EAI_NODATA: NO_SUCH_NAME,
+    stdlib_socket.EAI_AGAIN: NO_NAME_SERVER,
 }
 
 Place: TypeAlias = Any
@@ -61,6 +68,10 @@ class Transport(abc.ABC):
         """The places that the address stands for, the best one first. Raises OSError."""
         return (address,)
 
+    def endpoint_of(self, address: Address, place: Place) -> str:
+        """The place in short, for people."""
+        return address.endpoint
+
     @abc.abstractmethod
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.abc.Stream:
         """A stream to one place of `resolve(address)`.
@@ -79,10 +90,15 @@ class Transport(abc.ABC):
 
 
 async def open_stream(
-    address: Address, transport: Transport, limits: Limits, nursery: trio.Nursery
+    address: Address,
+    transport: Transport,
+    limits: Limits,
+    nursery: trio.Nursery,
+    trace: Trace | None = None,
 ) -> trio.abc.Stream:
     """A stream to whichever place answers first, within `limits.connect`, names resolved.
 
+    trace: gets the two steps, the places, and what each said that failed.
     Cancelled, it leaves nothing open. Raises NoResponse with phase RESOLVE or CONNECT; where every place fails,
     for what the best one said.
     """
@@ -94,28 +110,55 @@ async def open_stream(
             places = await transport.resolve(address)
             if not places:
                 raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, "the name stands for no address")
+            if trace is not None:
+                trace.places = {transport.endpoint_of(address, place): None for place in places}
+                trace.mark(Step.RESOLVED)
             phase = Phase.CONNECT
             if len(places) == 1:
-                return await transport.connect(address, places[0], nursery)
-            return await _race(address, transport, places, nursery)
+                stream = await transport.connect(address, places[0], nursery)
+            else:
+                stream = await _race(address, transport, places, nursery, trace)
+            if trace is not None:
+                endpoint = remote_endpoint(stream)
+                trace.endpoint = None if endpoint is None else format_endpoint(*endpoint)
+                trace.mark(Step.CONNECTED)
+            return stream
     except NoResponse as error:
         error.elapsed = trio.current_time() - started
         raise
     except trio.TooSlowError:
         cause = Cause.TIMEOUT
     except stdlib_socket.gaierror as error:
-        cause, detail = Cause.UNREACHABLE, error.strerror
+        cause, detail = Cause.UNREACHABLE, _NAME_ERRORS.get(error.errno or 0, error.strerror)
     except OSError as error:
-        cause = _CAUSES.get(error.errno or 0, Cause.UNREACHABLE)
-        if cause is Cause.UNREACHABLE:
-            detail = os.strerror(error.errno) if error.errno else str(error) or None
+        cause, detail = _cause_of(error)
     except trio.BrokenResourceError as error:
         cause, detail = Cause.CLOSED, str(error) or None
     raise NoResponse(phase, cause, elapsed=trio.current_time() - started, detail=detail)
 
 
+def _cause_of(error: OSError) -> tuple[Cause, str | None]:
+    """Why there was no connection, and what the system says of it, where the cause does not say as much."""
+    cause = _CAUSES.get(error.errno or 0, Cause.UNREACHABLE)
+    if cause is not Cause.UNREACHABLE:
+        return cause, None
+    return cause, os.strerror(error.errno) if error.errno else str(error) or None
+
+
+def _told(error: OSError | trio.BrokenResourceError | NoResponse) -> str:
+    """What one of several places said."""
+    match error:
+        case NoResponse():
+            return error.detail or str(error.cause)
+        case OSError():
+            cause, detail = _cause_of(error)
+            return detail or str(cause)
+        case _:
+            return str(error) or str(Cause.CLOSED)
+
+
 async def _race(
-    address: Address, transport: Transport, places: Sequence[Place], nursery: trio.Nursery
+    address: Address, transport: Transport, places: Sequence[Place], nursery: trio.Nursery, trace: Trace | None
 ) -> trio.abc.Stream:
     """Try the places, each a little after the one before (RFC 8305). Raises the first one's error."""
     winner: list[trio.abc.Stream] = []
@@ -126,6 +169,8 @@ async def _race(
             stream = await transport.connect(address, places[index], nursery)
         except (OSError, trio.BrokenResourceError, NoResponse) as error:
             errors[index] = error
+            if trace is not None:
+                trace.places[transport.endpoint_of(address, places[index])] = _told(error)
             return False
         if winner:  # two in one tick
             await _abandon(stream)

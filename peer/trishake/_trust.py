@@ -14,6 +14,7 @@ from trishake_protocol.limits import MAX_REFUSAL_TEXT
 from trishake_protocol.messages import Verdict
 
 from ._errors import Refused, Untrusted, without_failures
+from ._events import log_event, log_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,6 @@ class Rejection:
         return Untrusted(peer, self)
 
 
-_log = logging.getLogger("trishake")
-
 Decision = Acceptance | Rejection
 Policy = Callable[[Introduction], Awaitable[Decision]]
 """Called with a peer that has proved who it is; bounded by `Limits.policy`."""
@@ -137,19 +136,25 @@ async def ask_policy(policy: Policy, introduction: Introduction, seconds: float)
         try:
             decision = await policy(introduction)
         except Exception:  # noqa: BLE001
-            _log.exception("the policy failed for %s", introduction.peer)
+            _log_failure(introduction)
             return _failed()
         except BaseExceptionGroup as group:
-            _log.exception("the policy failed for %s", introduction.peer)
+            _log_failure(introduction)
             raise without_failures(group) from group
         if not isinstance(decision, Acceptance | Rejection):  # pyright: ignore[reportUnnecessaryIsInstance]
-            _log.error("the policy for %s returned %r, not accept() or reject()", introduction.peer, decision)
+            text = f"the policy for {introduction.peer} returned {decision!r}, not accept() or reject()"
+            log_event(logging.ERROR, "policy.failed", text, peer=introduction.peer)
             return _failed()
         return decision
     return reject(
         VerdictCode.POLICY_TIMEOUT,
         why=f"It had not decided after {seconds:g} s: give it longer (Limits.policy), or make it quicker.",
     )
+
+
+def _log_failure(introduction: Introduction) -> None:
+    text = f"the policy failed for {introduction.peer}"
+    log_failure("policy.failed", text, peer=introduction.peer)
 
 
 def _failed() -> Rejection:

@@ -14,9 +14,8 @@ from typing import Final
 import trio
 
 from ._addresses import Address
+from ._events import log_event
 from ._transport import Bound, Place, Transport
-
-_log = logging.getLogger("trishake")
 
 _BACKLOG: Final = 128
 """Dialers who wait to be accepted; one more waits outside."""
@@ -93,7 +92,8 @@ class _UnixListener(trio.abc.Listener[trio.SocketStream]):
                 os.unlink(self._path)
             except OSError as error:
                 # The directory is not ours to change any more: who listens there next replaces the file.
-                _log.warning("a socket file is left behind: %s", error)
+                text = f"a socket file is left behind: {error}"
+                log_event(logging.WARNING, "unix.left_behind", text, path=self._path)
         self._file = None
         await self._listener.aclose()
 

@@ -39,6 +39,9 @@ class WebSocket(Transport):
         _stream_class()
         return await self._carriers[address.scheme].resolve(address)
 
+    def endpoint_of(self, address: Address, place: Place) -> str:
+        return self._carriers[address.scheme].endpoint_of(address, place)
+
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> WebSocketStream:
         """A stream after the upgrade. Raises OSError, or NoResponse where no WebSocket answers."""
         carrier = await self._carriers[address.scheme].connect(address, place, nursery)

@@ -26,7 +26,10 @@ from wsproto.utilities import ProtocolError
 from trishake_protocol import escape, foreign_protocol
 
 from ._addresses import Address, format_endpoint
-from ._errors import Cause, NoResponse, Phase
+from ._errors import (
+    NoResponse,
+)
+from ._timeline import Cause, Phase
 from ._transport import OneCaller
 
 _CHUNK: Final = 64 * 1024

@@ -135,7 +135,7 @@ class Handshake:
         self.suite: Suite | None = None
         self._identity = identity
         self._profile = profile
-        self._now = now
+        self.now = now
         self._expected = expected
         self._kem = kem
         self._ephemeral = ephemeral
@@ -209,7 +209,7 @@ class Handshake:
             h = self._started().begin_message()
         except HandshakeError as error:
             raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, str(error)) from None
-        record = self._profile.record(self.role, self._identity.id.key, time=self._now)
+        record = self._profile.record(self.role, self._identity.id.key, time=self.now)
         context = GreetingContext(self.role, h, self._identity.static_key.public, self._peer)
         return GreetingToSign(context, record)
 
@@ -243,9 +243,11 @@ class Handshake:
             raise GreetingRefused(VerdictCode.SELF, "the identity is our own: this peer has met itself")
         if self._expected is not None and peer != self._expected:
             raise UnexpectedIdentity(self._expected, peer)
-        if greeting.exp is not None and self._now > greeting.exp + EXPIRY_ALLOWANCE:
+        if greeting.exp is not None and self.now > greeting.exp + EXPIRY_ALLOWANCE:
             raise GreetingRefused(
-                VerdictCode.EXPIRED, f"the greeting expired {self._now - greeting.exp} s ago by our clock"
+                VerdictCode.EXPIRED,
+                f"the greeting expired {self.now - greeting.exp} s ago by our clock, "
+                f"which is {clocks_apart(self.now - greeting.time)} its sender's",
             )
         self._refuse_downgrade(greeting)
         self._peer = peer
@@ -303,6 +305,11 @@ class Handshake:
             raise GreetingRefused(
                 VerdictCode.DOWNGRADE, f"both speak versions {lowest} to {highest}, and this is {VERSION}"
             )
+
+
+def clocks_apart(seconds: int) -> str:
+    """How far a clock is ahead of another, as words that fit in front of the other."""
+    return f"{abs(seconds)} s {'behind' if seconds < 0 else 'ahead of'}"
 
 
 def _identity_of(greeting: Greeting) -> PeerId:

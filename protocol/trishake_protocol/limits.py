@@ -39,6 +39,7 @@ GREETING_BLOCK: Final = 256
 
 SIGNATURE_LENGTH: Final = 64
 SESSION_ID_LENGTH: Final = 8
+GREETING_ID_LENGTH: Final = 8
 
 MUX: Final = "mux/1"
 """The cap of a peer that has streams; they are in use where both greetings list it (section 10)."""

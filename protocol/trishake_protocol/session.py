@@ -30,6 +30,7 @@ from .errors import (
     ForeignProtocol,
     GreetingRefused,
     LocalProtocolError,
+    Reason,
     RemoteProtocolError,
     Truncated,
     VerdictCode,
@@ -110,6 +111,9 @@ class Session:
         """Frames in clear, and records with their content in parts."""
         self._pong: Ping | None = None
         self._to_sign: GreetingToSign | None = None
+        self.told: Reason | None = None
+        """Why the other side is refused, as it is told: by ALERT or VERDICT; None if it is told nothing."""
+        self._greeting_id: bytes | None = None
         self._optimistic = False  # whether the application asked for it, when it accepted
         self._sent_optimistically = 0
         self._closing = False  # we closed for good: DATA that crosses our CLOSE is discarded (section 9)
@@ -152,6 +156,7 @@ class Session:
         )
         session = cls(handshake, identity, profile)
         preface, syn = handshake.start(profile.suite(suite))
+        session._greeting_id = handshake.ephemeral_key[: limits.GREETING_ID_LENGTH]
         session._outbox.append(preface)
         session._queue_frame(FrameType.SYN, syn)
         return session
@@ -220,6 +225,20 @@ class Session:
             digest = SHA256.digest(b"trishake/1 session\x00" + self.channel_binding)
             self._session_id = digest[: limits.SESSION_ID_LENGTH]
         return self._session_id
+
+    @property
+    def now(self) -> int:
+        """Our clock when the greeting began, Unix seconds."""
+        return self._handshake.now
+
+    @property
+    def greeting_id(self) -> bytes | None:
+        """The first 8 bytes of the initiator's ephemeral key, for both logs (section 9).
+
+        They are known from SYN on, where there is no session id yet, and are to be seen on the wire. None at a
+        responder that has not read SYN.
+        """
+        return self._greeting_id
 
     @property
     def receive_room(self) -> int:
@@ -368,9 +387,9 @@ class Session:
         verdict = Verdict(reason, retry_after, seen, text).encode()
         self._machine.decide(Input.REJECT)
         if self.role is Role.INITIATOR:
-            self._queue_frame(FrameType.ALERT, Alert(AlertCode.ABORTED).encode())
+            self._queue_aborted()
         else:
-            self._queue_rejection(verdict)
+            self._queue_rejection(reason, verdict)
 
     def refuse(self, code: AlertCode, *, retry_after: int | None = None) -> None:
         """Responder: give up before ACK has come (BUSY, TIMEOUT, GOING_AWAY), and end.
@@ -538,15 +557,23 @@ class Session:
         if decoded is None:
             return False
         preface, length = decoded
+        self._note_greeting_id(length)
         self._handshake.read_preface(preface)
         self._preface_read = True
         self._inbox = self._inbox[length:]
         return True
 
+    def _note_greeting_id(self, length: int) -> None:
+        """It stands at the beginning of SYN: known, if SYN has come along, even where the preface is refused."""
+        syn = self._inbox[length : length + limits.FRAME_HEADER + limits.GREETING_ID_LENGTH]
+        if len(syn) == limits.FRAME_HEADER + limits.GREETING_ID_LENGTH and syn[0] == FrameType.SYN:
+            self._greeting_id = bytes(syn[limits.FRAME_HEADER :])
+
     def _read_syn(self, body: bytes) -> Event:
         """Section 7, steps 5 to 8."""
         ephemeral_key = self._handshake.read_syn(body)
         self._syn_opened = True
+        self._greeting_id = ephemeral_key[: limits.GREETING_ID_LENGTH]
         if self._is_own_dial(ephemeral_key):
             raise GreetingRefused(VerdictCode.SELF, "this SYN is of a dial of our own")
         self._machine.receive(Input.SYN)
@@ -728,8 +755,9 @@ class Session:
             self._pong = None
         self._queue_record(RecordType.CLOSE, content)
 
-    def _queue_rejection(self, verdict: bytes) -> None:
+    def _queue_rejection(self, reason: VerdictCode | int, verdict: bytes) -> None:
         """VERDICT, then CLOSE NORMAL (section 8)."""
+        self.told = reason
         self._queue_record(RecordType.VERDICT, verdict)
         self._queue_record(RecordType.CLOSE, Close().encode())
 
@@ -739,7 +767,13 @@ class Session:
             return
         if not self._magic_read and alert.code is not AlertCode.BUSY:
             return
+        self.told = alert.code
         self._queue_frame(FrameType.ALERT, alert.encode())
+
+    def _queue_aborted(self) -> None:
+        """The only ALERT of an initiator (section 8)."""
+        self.told = AlertCode.ABORTED
+        self._queue_frame(FrameType.ALERT, Alert(AlertCode.ABORTED).encode())
 
     def _close_at_key_limit(self, writer: RecordWriter) -> bytes:
         """At n = 2^63 the side closes with KEY_LIMIT; only that CLOSE may use it (section 9)."""
@@ -768,9 +802,9 @@ class Session:
 
     def _answer_refused(self, reason: AlertCode | VerdictCode) -> None:
         if self.role is Role.INITIATOR:
-            self._queue_frame(FrameType.ALERT, Alert(AlertCode.ABORTED).encode())
+            self._queue_aborted()
         elif self._writer is not None and isinstance(reason, VerdictCode):
-            self._queue_rejection(Verdict(reason).encode())
+            self._queue_rejection(reason, Verdict(reason).encode())
         elif isinstance(reason, VerdictCode):
             # SELF before ACK looks like any failure: a stranger must not learn whose dial he saw (7, step 6).
             self._queue_alert(Alert(AlertCode.HANDSHAKE_FAILED))

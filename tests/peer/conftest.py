@@ -51,7 +51,9 @@ from trishake import (
 )
 from trishake._greeting import Greeter, greet_as_initiator, greet_as_responder
 from trishake._handlers import Handler, Handlers
+from trishake._observers import Observers
 from trishake._signer import Signer
+from trishake._timeline import Trace
 from trishake._wire import Wire
 from trishake_protocol import Profile, Session
 from trishake_protocol.identity import GreetingContext
@@ -651,13 +653,11 @@ async def open_over(
         identity=identity,
         trust=anyone,
         limits=limits,
-        observer=Observer(),
-        address=None,
-        started=trio.current_time(),
+        trace=Trace(role, identity.id, "trishake", None, Observers()),
     )
     greet = greet_as_initiator if role is Role.INITIATOR else greet_as_responder
     meeting = await greet(greeter)
-    known = Handlers(limits, Observer())
+    known = Handlers(limits, Observers())
     for protocol, function in (handlers or {}).items():
         known.add(Handler(protocol, function, None))
     connection = Connection(session, greeter.wire, meeting, limits, known, nursery, lambda *_: None)

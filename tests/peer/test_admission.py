@@ -282,7 +282,7 @@ async def test_the_slot_comes_back_whatever_comes_of_the_greeting(
         drain_after_verdict=30,
         close=0.2,
     )
-    async with Peer(BOB, trust=only(ADA.id), limits=limits, suites=(CLASSICAL.id,), observer=watch) as bob:
+    async with Peer(BOB, trust=only(ADA.id), limits=limits, suites=(CLASSICAL.id,), observers=[watch]) as bob:
         listener = await bob.listen(ANYWHERE)
         for _ in range(2):
             stream = await connect(listener)

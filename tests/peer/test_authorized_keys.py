@@ -1081,7 +1081,7 @@ async def test_a_listener_takes_those_of_the_file_and_a_change_of_it_counts_for_
 ) -> None:
     policy = AuthorizedKeys(write(path, B))
     watch = Watch()
-    async with peer(BOB, trust=policy, observer=watch) as bob, peer(ADA) as ada:
+    async with peer(BOB, trust=policy, observers=[watch]) as bob, peer(ADA) as ada:
         listener = await bob.listen(where)
         with pytest.raises(Rejected) as refused:
             await ada.dial(listener.invite)
@@ -1101,7 +1101,7 @@ async def test_a_listener_takes_those_of_the_file_and_a_change_of_it_counts_for_
 async def test_a_dialer_takes_those_of_the_file(path: Path) -> None:
     policy = AuthorizedKeys(write(path, A))
     watch = Watch()
-    async with peer(BOB, observer=watch) as bob, peer(ADA, trust=policy) as ada:
+    async with peer(BOB, observers=[watch]) as bob, peer(ADA, trust=policy) as ada:
         listener = await bob.listen(ANYWHERE)
         with pytest.raises(Untrusted, match=f"{path}") as refused:
             await ada.dial(listener.invite)

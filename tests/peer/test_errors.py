@@ -210,7 +210,7 @@ def test_a_bad_handshake_says_what_it_was_and_what_to_do(reason: AlertCode | Ver
 ONE_OF_EACH = [
     NoResponse(Phase.SYN_ACK, Cause.CLOSED),
     Rejected(VerdictCode.POLICY, text=HOSTILE, authenticated=True),
-    Refused(VerdictCode.SELF, "this peer has met itself"),
+    Refused(VerdictCode.SELF, "this peer has met itself", "Check the address."),
     WrongIdentity(ADA.id, BOB.id),
     Untrusted(BOB.id, reject(0x8001, HOSTILE[:60])),
     BadHandshake(VerdictCode.BAD_GREETING, "BAD_GREETING: the record"),

@@ -1151,7 +1151,7 @@ async def test_who_answers_at_a_known_address_with_another_key_learns_nothing_of
         assert [(entry.name, entry.peer) for entry in KnownPeers(path).entries()] == [(name, BOB.id)]
 
         watch = Watch()
-        async with listening(EVE, address, observer=watch) as eve:
+        async with listening(EVE, address, observers=[watch]) as eve:
             with pytest.raises(ChangedIdentity) as caught:
                 await ada.dial(eve.invite if invited else address)
             error = caught.value

@@ -96,7 +96,7 @@ async def test_no_garbage_brings_the_listener_down(
 
 async def test_a_crowd_of_garbage_at_once_does_not_either() -> None:
     watch = Watch()
-    async with Peer(BOB, limits=OPEN_TO_ALL, suites=(CLASSICAL.id,), observer=watch) as bob:
+    async with Peer(BOB, limits=OPEN_TO_ALL, suites=(CLASSICAL.id,), observers=[watch]) as bob:
         listener = await bob.listen(ANYWHERE)
 
         async def talk(number: int) -> None:

@@ -187,7 +187,7 @@ async def test_without_an_id_whoever_the_policy_takes_will_do() -> None:
 
 async def test_whoever_answers_instead_of_the_one_who_was_dialed_is_refused() -> None:
     watch = Watch()
-    async with peer(EVE, observer=watch) as eve, peer(ADA) as ada:
+    async with peer(EVE, observers=[watch]) as eve, peer(ADA) as ada:
         listener = await eve.listen(ANYWHERE)
         where = str(listener.addresses[0].with_peer(BOB.id))
         with pytest.raises(WrongIdentity) as caught:
@@ -479,7 +479,7 @@ async def test_a_cancelled_block_closes_every_socket_of_a_listener_with_several(
 async def test_a_greeting_under_way_is_told_going_away_when_we_leave(said: str, answer: bytes) -> None:
     watch = Watch()
     async with trio.open_nursery() as nursery:
-        async with peer(BOB, observer=watch, limits=Limits(close=30, drain_after_alert=30)) as bob:
+        async with peer(BOB, observers=[watch], limits=Limits(close=30, drain_after_alert=30)) as bob:
             hand = ByHand(await connect(await bob.listen(ANYWHERE)))
             flight = hand.flight()
             await hand.say({"nothing": b"", "magic": flight[:4], "flight": flight}[said])
@@ -734,7 +734,7 @@ async def test_whoever_is_not_of_the_private_network_is_refused_before_any_key_i
     network: Network, reason: AlertCode
 ) -> None:
     watch = Watch()
-    async with peer(BOB, network=HOME, observer=watch) as bob, peer(EVE, network=network) as eve:
+    async with peer(BOB, network=HOME, observers=[watch]) as bob, peer(EVE, network=network) as eve:
         listener = await bob.listen(ANYWHERE)
         with pytest.raises(Rejected) as caught:
             await eve.dial(listener.invite)

@@ -219,7 +219,7 @@ async def test_when_the_process_dies_greetings_fail_and_when_it_is_back_they_do_
     watch = Watch()
     async with holder(path) as process:
         signer = await RemoteSigner.connect(path)
-        bob = peer(signer, observer=watch)
+        bob = peer(signer, observers=[watch])
         async with bob, peer(ADA) as ada:
             invite = (await bob.listen(ANYWHERE)).invite
             await (await ada.dial(invite)).aclose()

@@ -215,7 +215,7 @@ FAILING = pytest.mark.parametrize(
         pytest.param(raising(KeyError("x")), "KeyError", id="KeyError"),
         pytest.param(raising(trio.TooSlowError()), "TooSlowError", id="TooSlowError"),
         pytest.param(raising(trio.BrokenResourceError("cut")), "BrokenResourceError: cut", id="Broken"),
-        pytest.param(raising(Refused(AlertCode.BUSY, "no time")), "signer failed (Refused", id="a DialError"),
+        pytest.param(raising(Refused(AlertCode.BUSY, "no time", "Wait.")), "signer failed (Refused", id="a DialError"),
         pytest.param(raising(ExceptionGroup("g", [OSError(), KeyError()])), "ExceptionGroup", id="a group"),
         pytest.param(two_tasks_that_fail, "ExceptionGroup", id="a nursery"),
         pytest.param(giving(None), ": a signature is 64 bytes, got NoneType", id="None"),
@@ -232,7 +232,7 @@ FAILING = pytest.mark.parametrize(
 @FAILING
 async def test_a_listener_goes_on_after_a_signer_that_fails(sign: Sign, says: str) -> None:
     bob, watch = Elsewhere(BOB, sign), Watch()
-    async with peer(bob, observer=watch) as host, peer(ADA) as guest:
+    async with peer(bob, observers=[watch]) as host, peer(ADA) as guest:
         listener = await host.listen("mem://bob")
         error = await fail_to_dial(guest, listener.invite)
         assert isinstance(error, Rejected)
@@ -250,7 +250,7 @@ async def test_a_listener_goes_on_after_a_signer_that_fails(sign: Sign, says: st
 @FAILING
 async def test_a_dial_says_that_its_signer_failed_and_the_next_one_succeeds(sign: Sign, says: str) -> None:
     ada, at_ada, at_bob = Elsewhere(ADA, sign), Watch(), Watch()
-    async with peer(BOB, observer=at_bob) as host, peer(ada, observer=at_ada) as guest:
+    async with peer(BOB, observers=[at_bob]) as host, peer(ada, observers=[at_ada]) as guest:
         invite = (await host.listen("mem://bob")).invite
         error = await fail_to_dial(guest, invite)
         assert isinstance(error, SigningFailed)
@@ -295,7 +295,7 @@ async def test_a_signer_never_makes_a_greeting_of_somebody_else(role: Role) -> N
 
 async def test_a_slow_signer_is_given_up_and_the_dialer_told_to_come_again(autojump_clock: MockClock) -> None:
     bob, watch = Elsewhere(BOB, never), Watch()
-    async with peer(bob, observer=watch) as host, peer(ADA, limits=QUICK) as guest:
+    async with peer(bob, observers=[watch]) as host, peer(ADA, limits=QUICK) as guest:
         listener = await host.listen("mem://bob")
         started = trio.current_time()
         with pytest.raises(DialError):  # both have the same time, and either may be the first to know
@@ -350,7 +350,7 @@ async def test_a_signer_whose_nursery_fails_as_it_is_cancelled_harms_nobody(
 
     signer = Elsewhere(ADA if role is Role.INITIATOR else BOB, fail_late)
     watch = Watch()
-    ours = peer(signer, observer=watch)
+    ours = peer(signer, observers=[watch])
     ada, bob = (ours, peer(BOB)) if role is Role.INITIATOR else (peer(ADA), ours)
     async with ada as guest, bob as host:
         invite = (await host.listen("mem://bob")).invite
@@ -418,7 +418,7 @@ async def test_a_dial_that_is_cancelled_at_any_step_leaves_nothing_open() -> Non
 @pytest.mark.parametrize("what", ["peer", "listener"])
 async def test_who_leaves_while_a_greeting_is_signed_says_so(what: str) -> None:
     bob, watch = Elsewhere(BOB, never), Watch()
-    async with peer(bob, observer=watch) as host, peer(ADA) as guest:
+    async with peer(bob, observers=[watch]) as host, peer(ADA) as guest:
         listener = await host.listen("mem://bob")
         errors: list[DialError] = []
 
@@ -519,7 +519,7 @@ async def test_a_dial_that_is_being_signed_gives_way_to_the_one_that_is_kept() -
 
 async def test_a_peer_that_is_kept_is_dialed_again_when_the_key_is_back(autojump_clock: MockClock) -> None:
     ada, watch = Elsewhere(ADA, raising(OSError("unplugged"))), Watch()
-    async with peer(BOB) as host, peer(ada, observer=watch) as guest:
+    async with peer(BOB) as host, peer(ada, observers=[watch]) as guest:
         keeper = guest.keep((await host.listen("mem://bob")).invite)
         failure = await watch.wait_failed()
         assert isinstance(failure, SigningFailed)

@@ -206,7 +206,7 @@ async def test_an_agent_without_keys_holds_none(agent: Agent) -> None:
 async def test_a_key_that_is_taken_away_signs_no_more_until_it_is_back(agent: Agent, tmp_path: Path) -> None:
     id_, watch = agent.add("key"), Watch()
     signer = await SshAgent.connect(path=agent.path)
-    async with peer(signer, observer=watch) as ours, peer(ADA) as ada:
+    async with peer(signer, observers=[watch]) as ours, peer(ADA) as ada:
         invite = (await ours.listen(ANYWHERE)).invite
         agent.ssh_add("-q", "-D")
         with pytest.raises(Rejected) as caught:

@@ -153,7 +153,7 @@ async def test_streams_that_we_refused_are_counted_and_observed() -> None:
         return reject(VerdictCode.POLICY, "not today")
 
     watch = Register()
-    async with met(bob={"observer": watch}) as two:
+    async with met(bob={"observers": [watch]}) as two:
         two.bob.handle("some/1", read_to_end, trust=only(EVE.id))
         two.bob.handle("none/1", read_to_end, trust=refuse)
         for protocol, error in (("some/1", StreamRefused), ("none/1", StreamRefused), ("what/1", UnknownProtocol)):
@@ -170,7 +170,7 @@ async def test_streams_that_we_refused_are_counted_and_observed() -> None:
 
 async def test_an_observer_sees_a_connection_open_and_end_once_each() -> None:
     at_ada, at_bob = Register(), Register()
-    async with met(ada={"observer": at_ada}, bob={"observer": at_bob}) as two:
+    async with met(ada={"observers": [at_ada]}, bob={"observers": [at_bob]}) as two:
         assert at_ada.connections == [("connected", two.at_ada)]
         await two.at_ada.aclose(CloseCode.POLICY, "enough")
         await two.at_bob.closed()

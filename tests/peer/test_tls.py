@@ -77,7 +77,7 @@ async def test_a_peer_that_is_dialed_without_tls_ends_that_dial_and_listens_on()
 
 async def test_a_dialer_who_is_silent_before_the_tls_handshake_has_the_time_of_a_greeting() -> None:
     watch = Watch()
-    async with Peer(BOB, limits=replace(QUICK, syn=0.1), observer=watch) as bob:
+    async with Peer(BOB, limits=replace(QUICK, syn=0.1), observers=[watch]) as bob:
         listener = await bob.listen("tls://127.0.0.1:0")
         async with await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port) as silent:
             error = await watch.wait_failed()

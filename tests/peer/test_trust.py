@@ -165,7 +165,7 @@ async def test_why_is_in_our_own_error_and_not_in_what_the_peer_is_told() -> Non
         return reject(VerdictCode.POLICY, "not today", why="Her line in the list is struck out.")
 
     watch = Watch()
-    async with peer(BOB, trust=secretive, observer=watch) as bob, peer(ADA) as ada:
+    async with peer(BOB, trust=secretive, observers=[watch]) as bob, peer(ADA) as ada:
         listener = await bob.listen(ANYWHERE)
         with pytest.raises(Rejected) as told:
             await ada.dial(listener.invite)

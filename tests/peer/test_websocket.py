@@ -167,7 +167,7 @@ async def test_a_peer_that_is_dialed_without_websocket_says_that_it_speaks_http(
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
 async def test_whatever_a_stranger_asks_for_it_ends_that_greeting_alone(request_: bytes, leaves: bool) -> None:
     watch = Watch()
-    async with Peer(BOB, limits=replace(QUICK, syn=0.2), observer=watch) as bob, Peer(ADA, limits=QUICK) as ada:
+    async with Peer(BOB, limits=replace(QUICK, syn=0.2), observers=[watch]) as bob, Peer(ADA, limits=QUICK) as ada:
         listener = await bob.listen("ws://127.0.0.1:0")
         async with await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port) as stranger:
             await stranger.send_all(request_)

@@ -50,7 +50,7 @@ async def _listen(
     transports = [] if ends is None else [Tcp(reuse_port=True)]
     teller = _Teller(output)
     async with Peer(
-        identity, trust=trust, network=network_of(arguments), observer=teller, transports=transports
+        identity, trust=trust, network=network_of(arguments), observers=[teller], transports=transports
     ) as peer:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             listener = await _bound(peer, arguments.address)

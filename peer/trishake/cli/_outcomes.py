@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final, cast
 
-from trishake_protocol import InvalidPeerId, TrishakeError, code_name
+from trishake_protocol import InvalidPeerId, TrishakeError
 
 from .._errors import (
     BadFile,
@@ -69,7 +69,7 @@ def outcome_of(error: BaseException) -> Outcome | None:
         return outcome_of(exceptions[0]) if len(exceptions) == 1 else None
     match error:
         case DialError():
-            return Outcome(_code_of(error), str(error), _facts_of(error))
+            return Outcome(_code_of(error), str(error), error.as_dict())
         case ConnectionClosed():
             return Outcome(ExitCode.NO_RESPONSE, str(error), {"outcome": "connection closed"})
         case UsageError() | InvalidAddress() | InvalidPeerId():
@@ -107,39 +107,3 @@ def _code_of(error: DialError) -> ExitCode:
             return ExitCode.UNTRUSTED
         case _:
             return ExitCode.NOT_GREETED
-
-
-_NAMES: Final = {
-    ExitCode.NO_RESPONSE: "no response",
-    ExitCode.REJECTED: "rejected",
-    ExitCode.WRONG_IDENTITY: "wrong identity",
-    ExitCode.UNTRUSTED: "refused by policy",
-    ExitCode.NOT_GREETED: "not greeted",
-}
-
-
-def _facts_of(error: DialError) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "outcome": _NAMES[_code_of(error)],
-        "address": error.address,
-        "peer": None if error.peer is None else str(error.peer),
-        "session": None if error.session_id is None else error.session_id.hex(),
-        "retryable": error.retryable,
-    }
-    match error:
-        case NoResponse():
-            facts |= {"phase": str(error.phase), "cause": str(error.cause), "protocol": error.protocol}
-        case Rejected():
-            facts |= {
-                "reason": code_name(error.reason),
-                "text": error.text,
-                "retry_after": error.retry_after,
-                "authenticated": error.authenticated,
-            }
-        case WrongIdentity():
-            facts |= {"expected": str(error.expected), "actual": str(error.actual)}
-        case Untrusted():
-            facts |= {"reason": code_name(error.reason)}
-        case _:
-            pass
-    return facts

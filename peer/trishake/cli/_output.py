@@ -13,7 +13,6 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from .._errors import ChangedIdentity
 from ._outcomes import ExitCode, Outcome, outcome_of
 
 _TO_BE_COPIED: Final = re.compile(r"(?P<text>.*:) (?P<copied>(?:trishake|chmod) .+|\S+ [a-z2-7]{56})")
@@ -89,7 +88,7 @@ class LogToStderr(logging.Handler):
     """Shows what the library logs, within the width of the terminal; a bug with its traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.args, tuple) and any(isinstance(arg, ChangedIdentity) for arg in record.args):
+        if getattr(record, "event", None) == "known_peers.changed":
             return  # the command itself ends with it
         print(wrapped(self.format(record)), file=sys.stderr, flush=True)
 

@@ -1,0 +1,121 @@
+"""Events: everything that the log says, under names and with fields that do not change.
+
+A record of `logging.getLogger("trishake")` has its name in `record.event`, and its fields in `record.fields`, a
+dict of what JSON has; its text is for people, and may change. docs/observing.md lists them. Where the environment
+names a file in TRISHAKE_LOG, every event is appended to it, one JSON object a line, whatever the log shows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from traceback import format_exc
+from typing import Final
+
+from ._timeline import Step
+
+_log: Final = logging.getLogger("trishake")
+
+_GREETING: Final = ("number", "role", "address", "endpoint", "peer", "greeting", "session")
+_STEP: Final = (*_GREETING, "step", "suite", "at", "milliseconds", "sent", "received")
+_FAILURE: Final = (*_GREETING, "step", "milliseconds", "outcome", "reason", "told", "retryable")
+_CONNECTION: Final = ("number", "role", "endpoint", "peer", "session")
+
+EVENTS: Final[dict[str, tuple[str, ...]]] = {
+    **{f"greeting.{step}": _STEP for step in Step},
+    "greeting.failed": _FAILURE,
+    "connection.opened": _CONNECTION,
+    "connection.closed": (*_CONNECTION, "code", "text", "by_peer"),
+    "stream.refused": ("peer", "protocol", "reason"),
+    "stream.hung_up": ("peer", "protocol"),
+    "accept.failed": ("addresses",),
+    "policy.failed": ("peer",),
+    "handler.failed": ("peer", "protocol"),
+    "request.failed": ("peer",),
+    "observer.failed": ("observer",),
+    "keep.lost": ("peer", "code", "by_peer"),
+    "keep.dial_failed": ("address", "peer", "reason", "retryable"),
+    "known_peers.remembered": ("name", "peer", "path"),
+    "known_peers.changed": ("name", "expected", "actual", "path", "line"),
+    "known_peers.problem": ("path", "line"),
+    "authorized_keys.problem": ("path", "line"),
+    "unix.left_behind": ("path",),
+}
+"""Every event, with its fields."""
+
+
+class _JsonLines:
+    """A file to which events are appended, one JSON object a line; more than one process may."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, line: dict[str, object]) -> None:
+        import json  # here, not above: few programs come to that
+
+        os.write(self._descriptor, json.dumps(line).encode() + b"\n")  # at once: lines of two processes do not mix
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+_lines: _JsonLines | None = None
+
+
+def follow_environment() -> None:
+    """Write every event from here on to the file that TRISHAKE_LOG names, if it does. Raises OSError.
+
+    Called wherever greetings begin, so that a program may set it itself.
+    """
+    global _lines
+    path = os.environ.get("TRISHAKE_LOG") or None
+    if path == (None if _lines is None else _lines.path):
+        return
+    if _lines is not None:
+        _lines.close()
+    _lines = None if path is None else _JsonLines(path)
+
+
+def is_wanted(level: int) -> bool:
+    """Whether anybody reads events of this level: the log, or a file."""
+    return _lines is not None or _log.isEnabledFor(level)
+
+
+def log_event(level: int, name: str, text: str, /, **fields: object) -> None:
+    """Say it in the log, and in the file. level: of `logging`. fields: those of the event in EVENTS."""
+    _say(level, name, text, fields, with_traceback=False)
+
+
+def log_failure(name: str, text: str, /, **fields: object) -> None:
+    """The same of an exception that is being handled, and is nobody's but a programmer's: with its traceback."""
+    _say(logging.ERROR, name, text, fields, with_traceback=True)
+
+
+def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_traceback: bool) -> None:
+    if not is_wanted(level):
+        return
+    plain = {key: as_json(value) for key, value in fields.items()}
+    if _lines is not None:
+        _write(_lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
+    if _log.isEnabledFor(level):
+        extra = {"event": name, "fields": plain}
+        _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
+
+
+def _write(lines: _JsonLines, level: int, name: str, text: str, fields: dict[str, object]) -> None:
+    global _lines
+    said = {"level": logging.getLevelName(level).lower(), "event": name, "text": text}
+    try:
+        lines.write({"time": time.time(), "pid": os.getpid(), **said, **fields})
+    except OSError as error:  # a full disk, say: whoever greets shall not fall with it
+        _lines = None
+        _log.error("events are not written to %s any more: %s", lines.path, error)
+
+
+def as_json(value: object) -> object:
+    """A field as JSON has it: bytes in hexadecimal, what it has no kind for as its text."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -1,0 +1,155 @@
+"""Observers: all who watch one peer or one greeting: the log (_events.py), and the application's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from trishake_protocol import PeerId, Role, code_name, escape
+
+from ._errors import ConnectionClosed, DialError
+from ._events import follow_environment, is_wanted, log_event, log_failure
+from ._observer import Observer, Progress
+from ._timeline import Step, Trace
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+
+class Observers:
+    """Who watches: each is told in turn, and nothing is made for them if nobody looks."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers: list[Observer] = [EventLog(), *observers]
+        follow_environment()
+
+    def progress(self, trace: Trace, step: Step) -> None:
+        """A greeting took this step, which its trace has already."""
+        if len(self._observers) == 1 and not is_wanted(logging.INFO):
+            return
+        latest = trace.latest
+        progress = Progress(
+            trace.number,
+            step,
+            trace.role,
+            latest.at,
+            latest.seconds,
+            latest.sent,
+            latest.received,
+            trace.address,
+            trace.endpoint,
+            trace.peer,
+            trace.suite,
+            trace.greeting_id,
+            trace.session_id,
+        )
+        self._tell(lambda observer: observer.progress(progress))
+
+    def failed(self, trace: Trace, error: DialError) -> None:
+        """The greeting of this trace ended with this error."""
+        self._tell(lambda observer: observer.failed(trace.role, error))
+
+    def connected(self, connection: Connection) -> None:
+        self._tell(lambda observer: observer.connected(connection))
+
+    def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
+        self._tell(lambda observer: observer.disconnected(connection, closed))
+
+    def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
+        self._tell(lambda observer: observer.stream_refused(peer, protocol, why))
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        for observer in list(self._observers):
+            # An observer is the application's: what it raises is its failure, and nobody else falls with it.
+            try:
+                what(observer)
+            except Exception:  # noqa: BLE001
+                self._observers.remove(observer)
+                name = type(observer).__qualname__
+                text = f"the observer {name} failed, and is told no more"
+                log_failure("observer.failed", text, observer=name)
+
+
+class EventLog(Observer):
+    """Makes an event of each thing that an observer is told."""
+
+    def progress(self, progress: Progress) -> None:
+        done = progress.step is Step.VERDICT
+        level = logging.INFO if done else logging.DEBUG
+        if not is_wanted(level):
+            return
+        who = "with somebody" if progress.peer is None else f"with {progress.peer}"
+        where = f" [{progress.address}]" if progress.address else ""
+        what = "accepted" if done else progress.step.label
+        log_event(
+            level,
+            f"greeting.{progress.step}",
+            f"greeting {progress.greeting} {who}{where}: {what}, after {progress.at * 1000:.1f} ms",
+            number=progress.greeting,
+            role=progress.role.value,
+            address=progress.address,
+            endpoint=progress.endpoint,
+            peer=progress.peer,
+            greeting=progress.greeting_id,
+            session=progress.session_id,
+            step=progress.step.value,
+            suite=progress.suite,
+            at=round(progress.at * 1000, 3),
+            milliseconds=round(progress.seconds * 1000, 3),
+            sent=progress.sent,
+            received=progress.received,
+        )
+
+    def failed(self, role: Role, error: DialError) -> None:
+        if not is_wanted(logging.INFO):
+            return
+        timeline = error.timeline
+        session = "" if error.session_id is None else f" (session {error.session_id.hex()})"
+        log_event(
+            logging.INFO,
+            "greeting.failed",
+            f"greeting {timeline.number}: {error}{session}",
+            number=timeline.number,
+            role=role.value,
+            address=error.address,
+            endpoint=timeline.endpoint,
+            peer=error.peer,
+            greeting=timeline.greeting_id,
+            session=error.session_id,
+            step=timeline.entries[-1].step.value if timeline.entries else None,
+            milliseconds=round(timeline.seconds * 1000, 3),
+            outcome=error.outcome,
+            reason=error.counted_as,
+            told=timeline.told,
+            retryable=error.retryable,
+        )
+
+    def connected(self, connection: Connection) -> None:
+        text = f"a connection with {connection.peer} is open (session {connection.session_id.hex()})"
+        log_event(logging.DEBUG, "connection.opened", text, **_of(connection))
+
+    def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
+        log_event(
+            logging.INFO,
+            "connection.closed",
+            f"{closed} (session {connection.session_id.hex()})",
+            **_of(connection),
+            code=None if closed.code is None else code_name(closed.code),
+            text=None if closed.text is None else escape(closed.text),
+            by_peer=closed.by_peer,
+        )
+
+    def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
+        text = f"a stream for {escape(protocol)!r} that {peer} opened was refused: {why}"
+        log_event(logging.INFO, "stream.refused", text, peer=peer, protocol=escape(protocol), reason=why)
+
+
+def _of(connection: Connection) -> dict[str, object]:
+    return {
+        "number": connection.timeline.number,
+        "role": connection.role.value,
+        "endpoint": connection.address,
+        "peer": connection.peer,
+        "session": connection.session_id,
+    }
