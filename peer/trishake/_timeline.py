@@ -342,7 +342,7 @@ class Trace:
             case Step.CONNECTED | Step.ADMITTED:
                 return self.endpoint or ""
             case Step.SYN_SENT | Step.SYN_RECEIVED:
-                return "" if self.suite is None else str(self.suite)
+                return "" if self.suite is None else "_".join(self.suite.noise_name.split("_")[1:3])
             case Step.IDENTITY_VERIFIED:
                 return "" if self.peer is None else self.peer.short
             case Step.VERDICT:

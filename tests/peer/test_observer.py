@@ -43,7 +43,8 @@ from .conftest import (
 
 def test_the_steps_are_numbered_as_in_the_specification() -> None:
     initiator, responder = (
-        {step.number(role): step for step in Step if step.number(role)} for role in (Role.INITIATOR, Role.RESPONDER)
+        {step.number(role): step for step in Step if step.number(role)}
+        for role in (Role.INITIATOR, Role.RESPONDER)
     )
     assert initiator == {1: Step.SYN_SENT, 4: Step.IDENTITY_VERIFIED, 5: Step.ACK_SENT, 7: Step.VERDICT}
     assert responder == {2: Step.SYN_RECEIVED, 3: Step.SYN_ACK_SENT, 6: Step.IDENTITY_VERIFIED, 7: Step.VERDICT}

@@ -1,0 +1,254 @@
+"""_timeline.py: the steps of one greeting on each side, with durations and sizes, however it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trishake import (
+    Acceptance,
+    AlertCode,
+    DialError,
+    Introduction,
+    Limits,
+    LocalProtocolError,
+    NoResponse,
+    Peer,
+    Phase,
+    Rejected,
+    Rejection,
+    Role,
+    SecureStream,
+    Step,
+    Timeline,
+    VerdictCode,
+    accept,
+    only,
+    reject,
+    respond,
+)
+from trishake._timeline import STEPS, Cause
+from trishake_protocol.patterns import CLASSICAL, SUITES
+
+from .conftest import (
+    ADA,
+    ANYWHERE,
+    BOB,
+    EVE,
+    MEMORY_AND_TCP,
+    QUICK,
+    ByHand,
+    StreamPairMaker,
+    arrival,
+    closed_port,
+    memory_pair,
+    network_of,
+    outcomes,
+    side,
+    tcp_pair,
+)
+
+
+def timelines(ada: SecureStream | DialError, bob: SecureStream | DialError) -> tuple[Timeline, Timeline]:
+    return ada.timeline, bob.timeline
+
+
+def steps_of(timeline: Timeline) -> list[Step]:
+    return [entry.step for entry in timeline.entries]
+
+
+@MEMORY_AND_TCP
+async def test_both_sides_go_through_all_steps_that_there_are_in_order(transport: StreamPairMaker) -> None:
+    ada, bob = timelines(*await outcomes(await transport(), side(ADA), side(BOB)))
+    assert steps_of(ada) == list(STEPS[Role.INITIATOR][2:])  # the stream was there already
+    assert steps_of(bob) == list(STEPS[Role.RESPONDER])
+    for timeline in (ada, bob):
+        assert not any(entry.failed for entry in timeline.entries)
+        assert (timeline.outcome, timeline.reason, timeline.told) == ("accepted", None, None)
+        times = [entry.at for entry in timeline.entries]
+        assert times == sorted(times)
+        assert timeline.seconds == times[-1] == pytest.approx(sum(entry.seconds for entry in timeline.entries))
+
+
+async def test_a_dial_by_name_begins_with_the_name_and_tells_what_it_stands_for() -> None:
+    async with Peer(BOB) as bob, Peer(ADA) as ada:
+        listener = await bob.listen(ANYWHERE)
+        timeline = (await ada.dial(listener.invite)).timeline
+        at_bob = (await arrival(bob)).timeline
+    endpoint = listener.addresses[0].endpoint
+    assert steps_of(timeline) == list(STEPS[Role.INITIATOR])
+    assert timeline.address == timeline.endpoint == endpoint
+    assert timeline.places == ((endpoint, None),)
+    assert [timeline[step].detail for step in (Step.RESOLVED, Step.CONNECTED)] == [endpoint, endpoint]
+    assert timeline[Step.IDENTITY_VERIFIED].detail == BOB.id.short
+    assert at_bob.address == at_bob.endpoint == at_bob[Step.ADMITTED].detail
+
+
+@pytest.mark.parametrize("suite", [pytest.param(suite, id=f"{id_:04x}") for id_, suite in SUITES.items()])
+async def test_each_side_counts_the_bytes_of_each_message_as_the_other_does(suite: Any) -> None:
+    options = {"suites": (suite.id,), "network": network_of(suite)}
+    ada, bob = timelines(*await outcomes(await memory_pair(), side(ADA, **options), side(BOB, **options)))
+    preface_and_header = 19 + 2 + 3
+    assert ada[Step.SYN_SENT].sent == preface_and_header + suite.syn == bob[Step.SYN_RECEIVED].received
+    assert bob[Step.SYN_ACK_SENT].sent == ada[Step.SYN_ACK_RECEIVED].received > suite.syn_ack
+    assert ada[Step.ACK_SENT].sent == bob[Step.ACK_RECEIVED].received > suite.ack
+    assert bob[Step.VERDICT].sent == ada[Step.VERDICT].received > 0
+    assert sum(entry.sent for entry in ada.entries) == sum(entry.received for entry in bob.entries)
+    assert sum(entry.sent for entry in bob.entries) == sum(entry.received for entry in ada.entries)
+
+
+async def test_both_sides_know_the_greeting_by_the_same_ids() -> None:
+    ada, bob = timelines(*await outcomes(await tcp_pair(), side(ADA), side(BOB)))
+    assert ada.greeting_id == bob.greeting_id
+    assert ada.session_id == bob.session_id
+    assert ada.greeting_id is not None
+    assert ada.session_id is not None
+    assert ada.greeting_id != ada.session_id
+    assert ada.number != bob.number
+    assert (ada.own, ada.peer) == (bob.peer, bob.own) == (ADA.id, BOB.id)
+    assert ada.suite == bob.suite
+    assert ada.network == bob.network == "trishake"
+
+
+async def test_the_greeting_id_is_what_the_syn_begins_with() -> None:
+    ours, theirs = await memory_pair()
+    hand = ByHand(theirs, suite=CLASSICAL)
+    flight = hand.flight()
+    await hand.say(flight)
+    await theirs.send_eof()
+    with pytest.raises(NoResponse) as caught:
+        await respond(ours, BOB)
+    assert caught.value.timeline.greeting_id == flight[-CLASSICAL.syn :][:8]
+
+
+async def test_what_takes_long_is_seen_at_its_step(autojump_clock: MockClock) -> None:
+    async def slow_at_ada(_: Introduction) -> Acceptance:
+        await trio.sleep(0.5)
+        return accept()
+
+    async def slow_at_bob(_: Introduction) -> Acceptance:
+        await trio.sleep(0.75)
+        return accept()
+
+    ada, bob = timelines(
+        *await outcomes(await memory_pair(), side(ADA, trust=slow_at_ada), side(BOB, trust=slow_at_bob))
+    )
+    assert ada[Step.POLICY].seconds == pytest.approx(0.5)
+    assert bob[Step.POLICY].seconds == pytest.approx(0.75)
+    assert bob[Step.ACK_RECEIVED].seconds == pytest.approx(0.5)
+    assert ada[Step.VERDICT].seconds == pytest.approx(0.75)
+    assert ada.seconds == bob.seconds == pytest.approx(1.25)
+
+
+async def says_no(_: Introduction) -> Rejection:
+    return reject(VerdictCode.POLICY, "not today")
+
+
+@pytest.mark.parametrize(
+    ("ada", "bob", "ends_at"),
+    [
+        pytest.param({}, {"trust": says_no}, (Step.VERDICT, Step.POLICY), id="the listener's policy"),
+        pytest.param({"trust": says_no}, {}, (Step.POLICY, Step.ACK_RECEIVED), id="the dialer's policy"),
+        pytest.param({"expect": EVE.id}, {}, (Step.IDENTITY_VERIFIED, Step.ACK_RECEIVED), id="somebody else"),
+        pytest.param(
+            {"suites": (1,)}, {"suites": (2,)}, (Step.SYN_ACK_RECEIVED, Step.SYN_RECEIVED), id="no suite in common"
+        ),
+    ],
+)
+async def test_a_greeting_ends_at_the_step_in_which_it_failed(
+    ada: dict[str, Any], bob: dict[str, Any], ends_at: tuple[Step, Step]
+) -> None:
+    ada_error, bob_error = await outcomes(await tcp_pair(), side(ADA, **ada), side(BOB, **bob))
+    assert isinstance(ada_error, DialError)
+    assert isinstance(bob_error, DialError)
+    at_ada, at_bob = timelines(ada_error, bob_error)
+    assert (steps_of(at_ada)[-1], steps_of(at_bob)[-1]) == ends_at
+    for timeline, error in ((at_ada, ada_error), (at_bob, bob_error)):
+        assert [entry.failed for entry in timeline.entries] == [False] * (len(timeline.entries) - 1) + [True]
+        assert (timeline.outcome, timeline.reason) == (error.outcome, error.counted_as)
+        assert timeline.entries[-1].at == timeline.seconds
+        assert error.counted_as in timeline.entries[-1].detail
+    assert at_ada.greeting_id == at_bob.greeting_id
+
+
+@pytest.mark.parametrize(
+    ("ada", "bob", "told"),
+    [
+        pytest.param({}, {"trust": says_no}, (None, "POLICY"), id="verdict"),
+        pytest.param({"trust": says_no}, {}, ("ABORTED", None), id="the dialer leaves"),
+        pytest.param({"suites": (1,)}, {"suites": (2,)}, (None, "UNSUPPORTED_SUITE"), id="alert"),
+    ],
+)
+async def test_whoever_refuses_knows_what_the_other_side_was_told(
+    ada: dict[str, Any], bob: dict[str, Any], told: tuple[str | None, str | None]
+) -> None:
+    errors = await outcomes(await tcp_pair(), side(ADA, **ada), side(BOB, **bob))
+    at_ada, at_bob = timelines(*errors)
+    assert (at_ada.told, at_bob.told) == told
+    refused = next(error for error in errors if isinstance(error, Rejected))
+    assert refused.counted_as in told
+
+
+async def test_a_dial_that_finds_nobody_has_the_steps_that_it_came_to() -> None:
+    port = await closed_port()
+    async with Peer(ADA) as ada:
+        with pytest.raises(NoResponse) as caught:
+            await ada.dial(f"tcp://{BOB.id}@127.0.0.1:{port}")
+    timeline = caught.value.timeline
+    assert [(entry.step, entry.failed) for entry in timeline.entries] == [
+        (Step.RESOLVED, False),
+        (Step.CONNECTED, True),
+    ]
+    assert (timeline.outcome, timeline.reason) == ("no response", "connect/refused")
+    assert timeline.peer == BOB.id  # who was dialed
+    assert timeline.greeting_id is timeline.session_id is timeline.endpoint is None
+
+
+async def test_who_is_turned_away_before_a_byte_is_read_has_no_step_but_the_first() -> None:
+    async with Peer(BOB, limits=Limits(handshakes_per_address=0)) as bob, Peer(ADA, limits=QUICK) as ada:
+        listener = await bob.listen(ANYWHERE)
+        with pytest.raises(Rejected) as caught:
+            await ada.dial(listener.invite)
+        assert caught.value.reason is AlertCode.BUSY
+        counts = bob.statistics()
+    assert counts.told == counts.refused == {"BUSY": 1}
+
+
+def test_an_error_of_no_greeting_has_no_timeline() -> None:
+    error = NoResponse(Phase.CONNECT, Cause.REFUSED)
+    for look in (lambda: error.timeline, error.explain):
+        with pytest.raises(LocalProtocolError, match="of no greeting"):
+            look()
+    assert "timeline" not in error.as_dict()
+
+
+async def test_a_step_that_it_did_not_come_to_is_a_key_error() -> None:
+    _, bob = timelines(*await outcomes(await memory_pair(), side(ADA, trust=only()), side(BOB)))
+    with pytest.raises(KeyError):
+        bob[Step.VERDICT]
+
+
+@pytest.mark.parametrize("look", [lambda it: it.timeline.as_dict(), lambda it: it.as_dict()])
+async def test_machines_read_it_as_json(look: Callable[[Any], dict[str, Any]]) -> None:
+    ada, bob = await outcomes(await tcp_pair(), side(ADA), side(BOB, trust=says_no))
+    for error in (ada, bob):
+        facts = look(error)
+        assert json.loads(json.dumps(facts)) == facts
+        timeline = facts.get("timeline", facts)
+        assert timeline["steps"][-1]["failed"]
+        assert timeline["session"] == error.timeline.session_id.hex()  # type: ignore[union-attr]
+
+
+async def test_the_table_has_a_line_a_step_within_80_columns_and_says_how_it_ended() -> None:
+    ada, bob = timelines(*await outcomes(await tcp_pair(), side(ADA), side(BOB, trust=says_no)))
+    for timeline in (ada, bob):
+        head, *lines, last = str(timeline).splitlines()
+        assert head.split() == ["step", "ms", "sent", "received"]
+        assert all(line.startswith(entry.step.label) for line, entry in zip(lines, timeline.entries, strict=True))
+        assert max(map(len, str(timeline).splitlines())) <= 80
+        assert last.startswith(f"{timeline.outcome}: POLICY, after ")
