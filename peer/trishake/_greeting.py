@@ -400,19 +400,20 @@ class Greeter:
 
     def progress(self, step: Step, at: float | None = None) -> None:
         """The step was taken: now, or at that time of Trio's clock."""
-        trace, session = self.trace, self.session
-        trace.suite, trace.greeting_id = session.suite, session.greeting_id
-        if session.finished_handshake:
-            trace.session_id = session.session_id
-        trace.mark(step, at)
+        self._note_facts()
+        self.trace.mark(step, at)
 
     def failed(self, error: DialError) -> None:
         """It ended with this error: put where, who and when into it, and tell the observers."""
+        self._note_facts()
+        self.trace.fail(error)
+
+    def _note_facts(self) -> None:
+        """What the session knows by now; not the session itself, which holds keys and does not last as long."""
         trace, session = self.trace, self.session
         trace.suite, trace.greeting_id, trace.told = session.suite, session.greeting_id, session.told
         if session.finished_handshake:
             trace.session_id = session.session_id
-        trace.fail(error)
 
     def no_response(self, cause: Cause, *, protocol: str | None = None, detail: str | None = None) -> NoResponse:
         elapsed = trio.current_time() - self.started
