@@ -779,7 +779,7 @@ local function add_plaintext(tree, conversation, direction, entry, plaintext)
   elseif kind == PING and #content == 9 then
     tree:add(F.ping_answer, tvb(0, 1))
     tree:add(F.ping, tvb(1, 8))
-    said = said .. (content:byte(1) == 0 and ", asks" or ", answers")
+    said = said .. (content:byte(1) == 0 and " asks" or " answers")
   elseif kind == DATA and #content > 0 then
     said = said .. " " .. #content
     if in_turn and conversation.mux.initiator and conversation.mux.responder then
@@ -1084,7 +1084,7 @@ local function begins(tvb)
   return s:sub(1, 4) == MAGIC and version >= 1 and version < 32
 end
 
-function trishake.dissector(tvb, pinfo, tree)
+local function dissect(tvb, pinfo, tree)
   local length = tvb:len()
   local number = stream_number()
   local conversation = number and conversations[number]
@@ -1151,6 +1151,9 @@ function trishake.dissector(tvb, pinfo, tree)
   return length
 end
 
+trishake.dissector = dissect
+
+-- It calls `dissect` itself, not `trishake.dissector`: behind that, TCP is too far away to be asked for more bytes.
 trishake:register_heuristic("tcp", function(tvb, pinfo, tree)
   if tvb:len() == 0 or not begins(tvb) then
     return false
@@ -1158,7 +1161,7 @@ trishake:register_heuristic("tcp", function(tvb, pinfo, tree)
   if tvb:len() >= 4 then
     pinfo.conversation = trishake
   end
-  return trishake.dissector(tvb, pinfo, tree) > 0
+  return dissect(tvb, pinfo, tree) > 0
 end)
 
 DissectorTable.get("tcp.port"):add_for_decode_as(trishake)
