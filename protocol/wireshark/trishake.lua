@@ -1109,7 +1109,7 @@ local function dissect(tvb, pinfo, tree)
   if direction.lost and pinfo.number > direction.lost then
     add_root():add_proto_expert_info(E.incomplete, "Not followed any more, since packet " .. direction.lost)
     say(pinfo, length .. " bytes, not followed")
-    return length
+    at = length
   end
 
   while at < length do

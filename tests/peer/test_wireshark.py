@@ -236,7 +236,7 @@ class Talk:
         self.initiator, self.responder = self.ends.values()
 
     def go_on(self, change: dict[int, bytes] | None = None) -> Talk:
-        """Carry bytes to and fro until neither has more to say. change: what is at an offset of the first flight."""
+        """Carry bytes to and fro until neither has more to say. change: what the first flight has at an offset."""
         while True:
             silent = True
             for role, end in self.ends.items():
@@ -323,10 +323,6 @@ def refused(suite: Suite = CLASSICAL) -> dict[str, Said]:
         advice = ", retry after 3 s" if code is AlertCode.BUSY else ""
         found[f"{syn}, SYN-ACK, ALERT {code.name}{advice}"] = talk.go_on().said
     return found
-
-
-def sequence(talk: Talk) -> list[str]:
-    return [line.split(" ")[1] for line in talk.lines]
 
 
 # --- one capture of them all ----------------------------------------------------------------------------
@@ -556,3 +552,225 @@ def test_a_key_log_opens_every_record(all_of_it: Everything, id_: int) -> None:
     assert keyed.values(stream, "trishake.ping")[0] == b"8 bytes!".hex()
     assert keyed.values(stream, "trishake.close")[:2] == ["0", "8"]
     assert keyed.values(stream, "trishake.close.text") == ["enough"]
+
+
+def test_a_verdict_that_rejects_says_why_and_cannot_write_on_the_terminal(all_of_it: Everything) -> None:
+    keyed, stream = all_of_it.keyed, all_of_it.rejected_stream
+    assert keyed.said(stream)[-2:] == [r'VERDICT CAPACITY "full\x1b[2J"', "CLOSE NORMAL"]
+    assert keyed.values(stream, "trishake.verdict") == ["0x0303"]
+    assert keyed.values(stream, "trishake.verdict.retry") == ["7"]
+    assert "VERDICT CAPACITY" in keyed.column(stream, "_ws.expert.message")[-1]
+
+
+def test_streams_are_read_inside_the_records(all_of_it: Everything) -> None:
+    keyed, stream = all_of_it.keyed, all_of_it.mux_stream
+    assert keyed.said(stream)[5:] == [
+        'DATA 19 (DATA SYN 1', '"chat/1")',
+        "DATA 13 (DATA ACK 1", "accepted)",
+        "DATA 21 (DATA 1)",
+        'DATA 19 (DATA SYN 2', '"file/2")',
+        *keyed.said(stream)[12:],
+    ]  # fmt: skip
+    assert keyed.values(stream, "trishake.mux.protocol") == ["chat/1", "file/2"]
+    assert keyed.values(stream, "trishake.mux.answer") == ["0", "2"]
+    assert b"hello bob".hex() in keyed.values(stream, "trishake.data")
+    assert {"1", "2"} == set(keyed.values(stream, "trishake.mux.stream"))
+    assert not [told for told in keyed.column(stream, "_ws.expert.message") if "Connection" not in told]
+
+
+def test_what_follows_a_lost_packet_is_said_not_to_decrypt(all_of_it: Everything) -> None:
+    keyed, stream = all_of_it.keyed, all_of_it.lossy_stream
+    said = keyed.said(stream)
+    assert said.count("DATA 40") < 5
+    assert "packets are missing before it" in "".join(keyed.column(stream, "_ws.expert.message"))
+    assert keyed.values(stream, "trishake.greeting.id") == [BOB.id.key.hex(), ADA.id.key.hex()]
+
+
+def test_the_keys_of_another_connection_open_nothing(all_of_it: Everything) -> None:
+    keyed, stream = all_of_it.keyed, all_of_it.wrong_key_stream
+    assert keyed.said(stream)[2:4] == ["SYN-ACK", "ACK"]
+    assert keyed.values(stream, "trishake.greeting.id") == []
+    told = keyed.column(stream, "_ws.expert.message")
+    assert len([each for each in told if "comes out" in each]) == 3
+
+
+def test_without_a_key_log_nothing_is_decrypted(all_of_it: Everything) -> None:
+    for stream in (*all_of_it.stream.values(), all_of_it.mux_stream, all_of_it.rejected_stream):
+        for field in ("trishake.data", "trishake.verdict", "trishake.peer", "trishake.mux.type", "trishake.close"):
+            assert all_of_it.plain.values(stream, field) == []
+
+
+# --- settings -------------------------------------------------------------------------------------------
+
+
+def test_the_key_log_of_the_environment_is_the_default(all_of_it: Everything, tmp_path: Path) -> None:
+    talk = all_of_it.accepted[HYBRID.id]
+    capture = Capture()
+    capture.add(talk.said)
+    path = capture.write(tmp_path / "one.pcap")
+    result = dissected(path, environment={"TRISHAKE_KEY_LOG": str(all_of_it.keys)})
+    assert result.values(0, "trishake.peer") == [str(BOB.id), str(ADA.id)]
+    # A directory, a missing file: as if there were none.
+    for unreadable in (tmp_path, tmp_path / "missing"):
+        result = dissected(path, environment={"TRISHAKE_KEY_LOG": str(unreadable)})
+        assert result.info(0)[1] == "SYN-ACK"
+
+
+def test_the_port_may_be_named_and_tcp_told_not_to_reassemble(all_of_it: Everything, tmp_path: Path) -> None:
+    capture = Capture()
+    capture.add(all_of_it.cut.said)
+    capture.add(all_of_it.cut.said, segment=20)
+    capture.add(all_of_it.cut.said[3:], opened=False)
+    path = capture.write(tmp_path / "named.pcap")
+    options = ["-d", "tcp.port==4711,trishake", "--disable-heuristic", "trishake_tcp"]
+    result = dissected(path, *options, "-o", "tcp.desegment_tcp_streams:FALSE")
+    assert result.said(0) == all_of_it.plain.said(all_of_it.stream[CLASSICAL.id])
+    assert "incomplete" in result.said(1)
+    assert "20 bytes, not followed" in ", ".join(result.info(1))
+    assert result.info(2) == []
+
+
+# --- anything -------------------------------------------------------------------------------------------
+
+
+def changed(data: bytes, chance: random.Random) -> bytes:
+    """The data with a few bytes changed, or cut out, or put in."""
+    result = bytearray(data)
+    for _ in range(chance.randrange(1, 4)):
+        at = chance.randrange(len(result) + 1)
+        new = chance.choice([b"", chance.randbytes(chance.randrange(1, 9)), b"\x00\x00", b"\xff\xff", b"\x10"])
+        result[at : at + chance.choice([0, len(new), 1])] = new
+    return bytes(result)
+
+
+def resealed(talk: Talk, chance: random.Random) -> Said:
+    """The greeting, and records behind it that open, and hold anything."""
+    keys = {line.split(" ")[0]: bytes.fromhex(line.split(" ")[2]) for line in talk.lines}
+    writers = {role: RecordWriter(CipherState(key=keys[f"TRISHAKE_{role.name}_TRAFFIC"])) for role in Role}
+    said = talk.said[:3]
+    contents = [
+        b"\x81\xa4code\xcf" + b"\xff" * 8,
+        b"\x81\xa4code\xd3" + b"\xff" * 8,
+        b"\x91" * 300,
+        b"\x81\x80\x80",
+    ]
+    contents += [b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x82\xa4code\xa0\xa4text\xa0", b"", b"\xc0"]
+    for _ in range(20):
+        role = chance.choice(list(Role))
+        kind = chance.choice([*RecordType, 9])
+        mux = struct.pack(">BBHII", 0, chance.randrange(5), chance.randrange(16), chance.randrange(4), 5)
+        noise = chance.randbytes(chance.randrange(40))
+        content = chance.choice([*contents, noise, mux, mux + noise, mux[:7]])
+        said.append((role, writers[role].encode(kind, content, chance.choice([0, 0, 7]))))  # type: ignore[arg-type]
+    return said
+
+
+def test_whatever_bytes_come_no_line_of_the_dissector_fails(all_of_it: Everything, tmp_path: Path) -> None:
+    chance = random.Random(4711)
+    capture = Capture()
+    talks = [*all_of_it.accepted.values(), all_of_it.mux]
+    for i in range(200):
+        talk = chance.choice(talks)
+        said = [
+            (role, data) if chance.random() < 0.6 else (role, changed(data, chance)) for role, data in talk.said
+        ]
+        if i % 4 == 0:
+            said = resealed(all_of_it.mux if i % 8 else talk, chance)
+        elif i % 4 == 1:
+            whose, magic = chance.choice(list(Role)), b"\xf0\x9f\xa4\x9d\x01\x01"
+            said = [(whose, magic + chance.randbytes(60)), (whose.other, chance.randbytes(60))]
+        lose = [chance.randrange(9)] if i % 8 == 7 else []
+        capture.add([each for each in said if each[1]], segment=chance.choice([60000, 999, 50]), lose=lose)
+    path = capture.write(tmp_path / "anything.pcap")
+    output = tshark(path, "-V", "-o", f"trishake.key_log_file:{all_of_it.keys}")
+    # It was looked at, and not left alone.
+    for word in (
+        "A frame of unknown type",
+        "No record comes out",
+        "No greeting comes out",
+        "This is no msgpack map",
+    ):
+        assert word in output
+    tshark(path, "-2", "-Y", "trishake", "-o", f"trishake.key_log_file:{all_of_it.keys}")
+
+
+def test_a_capture_of_cut_packets_is_shown_as_far_as_it_goes(all_of_it: Everything, tmp_path: Path) -> None:
+    capture = Capture()
+    capture.add(all_of_it.accepted[HYBRID.id].said)
+    path = capture.write(tmp_path / "whole.pcap")
+    editcap = shutil.which("editcap")
+    if editcap is None:
+        pytest.skip("editcap is not installed")
+    subprocess.run([editcap, "-s", "200", str(path), str(tmp_path / "cut.pcap")], check=True)
+    result = dissected(tmp_path / "cut.pcap")
+    assert result.info(0)[0] == "preface v1, incomplete"
+
+
+# --- slow -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_second_key_of_a_direction_opens_what_was_sent_under_it(tmp_path: Path) -> None:
+    talk = Talk().greet()
+    for n in range(65536 + 3):
+        talk.initiator.send(b"%d" % n)
+    talk.go_on()
+    talk.initiator.finish(text="behind the rekey")
+    talk.go_on()
+    capture = Capture()
+    capture.add(talk.said)
+    path = capture.write(tmp_path / "long.pcap")
+    keys = tmp_path / "keys.txt"
+    keys.write_text("\n".join([*talk.lines, ""]))
+    result = dissected(path, "-o", f"trishake.key_log_file:{keys}")
+    data = [bytes.fromhex(value) for value in result.values(0, "trishake.data")]
+    assert data == [b"%d" % n for n in range(65536 + 3)]
+    assert result.values(0, "trishake.close.text") == ["behind the rekey"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DUMPCAP is None, reason="dumpcap is not installed")
+def test_the_demo_is_read_as_it_happens_on_the_loopback(tmp_path: Path) -> None:
+    assert DUMPCAP is not None
+    path, keys = tmp_path / "demo.pcapng", tmp_path / "keys.txt"
+    tmp_path.chmod(0o700)
+    command = [DUMPCAP, "-q", "-i", "lo", "-f", "tcp", "-w", str(path)]
+    dumpcap = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert dumpcap.stderr is not None
+        told = ""
+        while "File:" not in told:
+            line = dumpcap.stderr.readline()
+            told += line
+            if not line:
+                pytest.skip(f"we may not capture on the loopback: {told}")
+        demo = subprocess.run(
+            [sys.executable, "-m", "trishake", "demo"],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "TRISHAKE_KEY_LOG": str(keys),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        e = keys.read_text().split()[1]
+        options = ["-Y", f'trishake.greeting_id == "{e[:16]}"', "-o", f"trishake.key_log_file:{keys}"]
+        deadline = time.monotonic() + 30
+        while True:  # the last packets are on their way to the file
+            result = dissected(path, *options)
+            said = result.said(next(iter(result.rows))) if result.rows else []
+            if said.count("CLOSE NORMAL") == 2 or time.monotonic() > deadline:
+                break
+    finally:
+        dumpcap.send_signal(signal.SIGINT)
+        dumpcap.communicate(timeout=30)
+    assert said[:2] == ["preface v1", "SYN (XXhfs_25519+MLKEM768)"]
+    assert "VERDICT READY" in said
+    assert said[-1] == "CLOSE NORMAL"
+    stream = next(iter(result.rows))
+    assert b"hello bob, is it you?".hex() in result.values(stream, "trishake.data")
+    for peer in result.values(stream, "trishake.peer"):
+        assert peer in demo.stdout
