@@ -425,7 +425,6 @@ local function say(pinfo, text)
     pinfo.private["trishake"] = "1"
   end
   info:append(text)
-  info:fence()
 end
 
 -- msgpack ------------------------------------------------------------------------------------------------------
@@ -433,11 +432,10 @@ end
 local MSGPACK_DEPTH = 16
 
 -- The value at `at` (from 1) as a node; nil if it is none. A node: kind, first and last byte, and by kind `value`,
--- `items` (of an array), or `pairs`. left: how many values may still come, as {n}.
-local function msgpack(s, at, depth, left)
+-- `items`: those of a map are its keys and values in turn.
+local function msgpack(s, at, depth)
   local b = s:byte(at)
-  left[1] = left[1] - 1
-  if not b or depth > MSGPACK_DEPTH or left[1] < 0 then
+  if not b or depth > MSGPACK_DEPTH then
     return nil
   end
 
@@ -473,7 +471,7 @@ local function msgpack(s, at, depth, left)
     local node = { kind = kind, first = at, items = {} }
     local next_at = at + 1 + header
     for i = 1, kind == "map" and 2 * size or size do
-      local item = msgpack(s, next_at, depth + 1, left)
+      local item = msgpack(s, next_at, depth + 1)
       if not item then
         return nil
       end
@@ -529,7 +527,7 @@ local function msgpack(s, at, depth, left)
 end
 
 local function unpacked(s)
-  local node = msgpack(s, 1, 1, { 4096 })
+  local node = msgpack(s, 1, 1)
   return node and node.last == #s and node or nil
 end
 
@@ -721,7 +719,7 @@ local function add_mux_part(tree, tvb, part)
     if part.bad then
       item:add_proto_expert_info(E.malformed, "This is no yamux frame of version 0")
     end
-    return what .. string.format(" %.0f", part.stream)
+    return what .. string.format(" #%.0f", part.stream)
   elseif part.header or part.torn then
     tree:add(range, "part of a yamux header")
     return nil
@@ -1120,7 +1118,7 @@ local function dissect(tvb, pinfo, tree)
       local read = s:byte(1) == MAGIC:byte(1) and read_preface or read_frame
       say(pinfo, read(add_root(), tvb, at, s, conversation, direction))
       at = at + size
-    elseif size == nil and pinfo.can_desegment > 0 and length == tvb:reported_len() then
+    elseif size == nil and pinfo.can_desegment > 0 then
       pinfo.desegment_offset = at
       pinfo.desegment_len = rest or DESEGMENT_ONE_MORE_SEGMENT
       break
