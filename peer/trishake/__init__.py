@@ -10,8 +10,9 @@ _remote_signer.py, _ssh_agent.py). The command line is a package of its own (cli
 What comes of it is an error (_errors.py) that names the outcome, or a `Connection` (_connection.py, _writer.py),
 known by identity (_registry.py), with many a `Stream` (_stream.py), which a handler answers (_handlers.py) and
 which can carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a
-`SecureStream` (_secure_stream.py). What happens is told to an `Observer` (_observer.py) and counted
-(_statistics.py).
+`SecureStream` (_secure_stream.py). Each greeting has a `Timeline` (_timeline.py), each failure explains itself
+(_explain.py). What happens is told to every `Observer` (_observer.py, _observers.py), logged (_events.py), and
+counted (_statistics.py); _key_log.py is for dissectors, where it is asked for.
 
 What a first dial over TCP does not need is loaded when it is first asked for: `_LATER`.
 """
@@ -63,6 +64,7 @@ from ._errors import (
     WrongPassword,
 )
 from ._handlers import StreamHandler
+from ._key_log import KeyLog
 from ._keys import Identity, Password
 from ._limits import Limits
 from ._listener import Listener
@@ -131,6 +133,7 @@ __all__ = [
     "InvalidAddress",
     "InvalidPeerId",
     "Keeper",
+    "KeyLog",
     "KnownPeer",
     "KnownPeers",
     "Limits",

@@ -41,6 +41,8 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "known_peers.problem": ("path", "line"),
     "authorized_keys.problem": ("path", "line"),
     "unix.left_behind": ("path",),
+    "key_log.on": ("path",),
+    "key_log.failed": ("path",),
 }
 """Every event, with its fields."""
 

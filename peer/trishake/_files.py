@@ -126,6 +126,28 @@ def replace_file(path: Path, data: bytes) -> None:
     _sync_directory(path.parent)
 
 
+def append_to_file(path: Path, data: bytes) -> None:
+    """Put this at the end of a file that nobody else may read (0600), in one write; made where it is missing.
+
+    What several processes append so stands there whole, one behind the other. A symbolic link is followed.
+    Raises BadFile if others may use it, or it cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadFile(path, "it is no regular file", "Give the path of a file.")
+            _check_rights(path, status, "nothing")
+            if os.write(descriptor, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        what = f"it cannot be written: {error.strerror}"
+        raise BadFile(path, what, "Check the path, its rights, and the room on its disk.") from None
+
+
 def make_directory(path: Path) -> None:
     """Make a directory, and those above it that are missing, for us alone (0700); one that is there stays."""
     if path.is_dir():

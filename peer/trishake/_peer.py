@@ -31,6 +31,7 @@ from ._admission import Admission, Busy
 from ._connection import Connection, Opening
 from ._dialing import AddressBook, first_to_accept
 from ._errors import ConnectionClosed, DialError, InvalidAddress, Refused, Rejected, StreamTimeout
+from ._files import FilePath
 from ._greeting import (
     CLOSING,
     Greeter,
@@ -41,6 +42,7 @@ from ._greeting import (
     unix_time,
 )
 from ._handlers import Handler, Handlers, StreamHandler
+from ._key_log import KeyLog, key_log_writer
 from ._limits import Limits
 from ._listener import Listener
 from ._messages import MAX_SIZE, RequestFunction, answer, check_max_size
@@ -78,6 +80,9 @@ class Peer:
     agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
     transports: for schemes of one's own, or in the place of those that are there: `Tcp`, `Unix`, `Tls`,
     `WebSocket` and `Memory`.
+    key_log: for debugging, a file to which the keys of every connection are appended, see `KeyLog`. By default it
+    is what the environment's TRISHAKE_KEY_LOG names, and there is none where that is not set. Raises BadFile if
+    it cannot be used.
     Leaving the block closes listeners and connections, and tells those on the other side; streams that are open
     may finish within `Limits.finish`, unless the block is left by an error.
     """
@@ -94,9 +99,11 @@ class Peer:
         limits: Limits | None = None,
         observers: Iterable[Observer] = (),
         transports: Sequence[Transport] = (),
+        key_log: KeyLog | FilePath | None = None,
     ) -> None:
         self._identity = identity
         check_policy(trust)
+        self._key_log = key_log_writer(key_log)
         self._trust = trust
         self._profile = Profile(
             network or Network(), None if suites is None else tuple(suites), caps=(MUX,), agent=agent, app=app
@@ -431,7 +438,9 @@ class Peer:
         except DialError as error:
             trace.fail(error)
             raise
-        session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=address.peer)
+        session = Session.initiator(
+            self._identity, self._profile, now=unix_time(), expected=address.peer, key_log=self._key_log
+        )
         greeter = self._greeter(session, Wire.over(stream), trust or self._trust, trace, address.peer)
         with self._registry.dialing(greeter) as dial:
             greeter.objection = partial(self._object_to_responder, dial)
@@ -513,7 +522,11 @@ class Peer:
         """Admit a dialer, or not, and greet it."""
         wire = Wire.over(stream)
         session = Session.responder(
-            self._identity, self._profile, now=unix_time(), is_own_dial=self._registry.is_own_dial
+            self._identity,
+            self._profile,
+            now=unix_time(),
+            is_own_dial=self._registry.is_own_dial,
+            key_log=self._key_log,
         )
         greeter = self._greeter(session, wire, self._trust, self._trace(Role.RESPONDER, wire.address))
         try:

@@ -34,6 +34,7 @@ from trishake_protocol import (
 from trishake_protocol.limits import MAX_RECORD_CONTENT
 
 from ._errors import ConnectionClosed
+from ._files import FilePath
 from ._greeting import (
     Greeted,
     Greeter,
@@ -43,6 +44,7 @@ from ._greeting import (
     greet_as_responder,
     unix_time,
 )
+from ._key_log import KeyLog, key_log_writer
 from ._limits import Limits
 from ._observer import Observer
 from ._observers import Observers
@@ -390,6 +392,7 @@ async def initiate(
     agent: str | None = AGENT,
     limits: Limits | None = None,
     observers: Iterable[Observer] = (),
+    key_log: KeyLog | FilePath | None = None,
 ) -> SecureStream:
     """Greet whoever is at the other end of a stream, as the one who opens. Returns once we are accepted.
 
@@ -397,13 +400,15 @@ async def initiate(
     16,000, sent with our last message, before we know that we are accepted: their answer is there a round trip
     earlier, and nobody sees them who does not accept us. network: the default is the public network `trishake`.
     suites: ids enabled, best first. app: at most 4096 bytes, handed to the other side's policy.
+    key_log: as for `Peer`; BadFile if it cannot be used.
     Raises DialError: NoResponse, Rejected, or Refused; ValueError for too much optimistic data. The stream is ours
     from the call on: it is closed when the greeting fails or is cancelled, and with the connection.
     """
     profile = _profile(network, suites, agent, app)
     expected = None if expect is None else as_peer_id(expect)
     check_optimistic(optimistic)
-    session = Session.initiator(identity, profile, now=unix_time(), expected=expected)
+    log = key_log_writer(key_log)
+    session = Session.initiator(identity, profile, now=unix_time(), expected=expected, key_log=log)
     greeter = _greeter(stream, session, identity, trust, limits, observers, network)
     if optimistic:
         greeter.behind_ack = partial(session.send, optimistic)
@@ -422,6 +427,7 @@ async def respond(
     agent: str | None = AGENT,
     limits: Limits | None = None,
     observers: Iterable[Observer] = (),
+    key_log: KeyLog | FilePath | None = None,
 ) -> SecureStream:
     """Answer the greeting that comes over a stream. Returns once we have accepted and said so.
 
@@ -429,7 +435,7 @@ async def respond(
     raised here.
     """
     profile = _profile(network, suites, agent, app)
-    session = Session.responder(identity, profile, now=unix_time())
+    session = Session.responder(identity, profile, now=unix_time(), key_log=key_log_writer(key_log))
     greeter = _greeter(stream, session, identity, trust, limits, observers, network)
     meeting = await greet_as_responder(greeter)
     return SecureStream(session, greeter.wire, meeting, greeter.limits)

@@ -13,17 +13,19 @@ for it. Sections 5 to 7 of the specification.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .errors import AlertCode, GreetingRefused, InvalidPeerId, VerdictCode
 from .identity import GreetingContext, GreetingToSign, Identity, PublicIdentity
+from .key_log import LoggedKeys
 from .limits import EXPIRY_ALLOWANCE, MAX_EXTENSION, SIGNATURE_LENGTH, VERSION
 from .messages import Greeting, GreetingTemplate, Preface, decode_greeting_payload, encode_greeting_payload
 from .network import Network
 from .noise import CipherState, HandshakeError, HandshakeState
 from .patterns import SUITES, Role, Suite
 from .peer_id import PeerId
-from .primitives import MLKEM768, Kem, KeyPair
+from .primitives import CHACHAPOLY, MLKEM768, Kem, KeyPair
 
 
 class UnexpectedIdentity(GreetingRefused):
@@ -117,7 +119,7 @@ class Handshake:
     """One side of one greeting. The keys of Noise are in here, and gone after `transport`.
 
     now: our clock, Unix seconds. expected: who must answer, if that is known (initiator).
-    kem, ephemeral: for reproducible tests only.
+    kem, ephemeral: for reproducible tests only. key_log: called with each line of the key log, None for none.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Handshake:
         expected: PeerId | None = None,
         kem: Kem = MLKEM768,
         ephemeral: KeyPair | None = None,
+        key_log: Callable[[str], None] | None = None,
     ) -> None:
         self.role = role
         self.suite: Suite | None = None
@@ -139,6 +142,7 @@ class Handshake:
         self._expected = expected
         self._kem = kem
         self._ephemeral = ephemeral
+        self._logged = None if key_log is None else LoggedKeys(key_log)
         self._preface: Preface | None = None
         self._noise: HandshakeState | None = None
         self._peer: PeerId | None = None
@@ -209,6 +213,8 @@ class Handshake:
             h = self._started().begin_message()
         except HandshakeError as error:
             raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, str(error)) from None
+        if self._logged is not None:
+            self._logged.greeted(self.role, self._syn_key)
         record = self._profile.record(self.role, self._identity.id.key, time=self.now)
         context = GreetingContext(self.role, h, self._identity.static_key.public, self._peer)
         return GreetingToSign(context, record)
@@ -224,6 +230,8 @@ class Handshake:
             payload = noise.read_message(body)
         except HandshakeError as error:
             raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, str(error)) from None
+        if self._logged is not None:
+            self._logged.greeted(self.role.other, self._syn_key)
         if noise.re == self.ephemeral_key or noise.rs == self._identity.static_key.public:
             raise GreetingRefused(VerdictCode.SELF, "our own keys came back: a dial to ourselves, or an echo")
         return payload
@@ -256,7 +264,10 @@ class Handshake:
     def transport(self) -> tuple[bytes, CipherState, CipherState]:
         """(channel binding, our direction, their direction). The handshake's keys are dropped."""
         noise = self._started()
+        syn_key = self._syn_key
         to_responder, to_initiator = noise.split()
+        if self._logged is not None:
+            self._logged.split(syn_key)
         if self.role is Role.INITIATOR:
             return noise.h, to_responder, to_initiator
         return noise.h, to_initiator, to_responder
@@ -264,6 +275,11 @@ class Handshake:
     def _started(self) -> HandshakeState:
         assert self._noise is not None
         return self._noise
+
+    @property
+    def _syn_key(self) -> bytes:
+        """The initiator's e, by which the lines of the key log are found."""
+        return self.ephemeral_key if self.role is Role.INITIATOR else self._started().re
 
     def _new_noise(self, preface: bytes, psks: tuple[bytes, ...]) -> HandshakeState:
         assert self.suite is not None
@@ -276,6 +292,7 @@ class Handshake:
             e=self._ephemeral,
             psks=psks,
             kem=self._kem,
+            cipher=CHACHAPOLY if self._logged is None else self._logged.cipher,
         )
 
     def _refuse_downgrade(self, greeting: Greeting) -> None:

@@ -142,6 +142,7 @@ class Session:
         suite: int | None = None,
         kem: Kem = MLKEM768,
         ephemeral: KeyPair | None = None,
+        key_log: Callable[[str], None] | None = None,
     ) -> Session:
         """The side that opens the greeting; preface and SYN are in `data_to_send` at once.
 
@@ -150,9 +151,18 @@ class Session:
             allowed a second try with a lower one (section 13): the offers stay what they are. ValueError if
             the profile does not offer it.
         kem, ephemeral: for reproducible tests only.
+        key_log: called with each line of the key log (`key_log.py`), without a line end, as soon as its key is
+            there. Who has them reads the connection. None, and no key is shown to anybody.
         """
         handshake = Handshake(
-            Role.INITIATOR, identity, profile, now=now, expected=expected, kem=kem, ephemeral=ephemeral
+            Role.INITIATOR,
+            identity,
+            profile,
+            now=now,
+            expected=expected,
+            kem=kem,
+            ephemeral=ephemeral,
+            key_log=key_log,
         )
         session = cls(handshake, identity, profile)
         preface, syn = handshake.start(profile.suite(suite))
@@ -171,13 +181,16 @@ class Session:
         is_own_dial: Callable[[bytes], bool] = _not_own_dial,
         kem: Kem = MLKEM768,
         ephemeral: KeyPair | None = None,
+        key_log: Callable[[str], None] | None = None,
     ) -> Session:
         """The side that answers.
 
         is_own_dial: told the ephemeral key of a SYN, 32 bytes; whether it is that of a dial of our own that
-            is still under way (section 7, step 6). now, kem, ephemeral: as for `initiator`.
+            is still under way (section 7, step 6). now, kem, ephemeral, key_log: as for `initiator`.
         """
-        handshake = Handshake(Role.RESPONDER, identity, profile, now=now, kem=kem, ephemeral=ephemeral)
+        handshake = Handshake(
+            Role.RESPONDER, identity, profile, now=now, kem=kem, ephemeral=ephemeral, key_log=key_log
+        )
         return cls(handshake, identity, profile, is_own_dial)
 
     def __repr__(self) -> str:
