@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 import trio
-from trio.testing import lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
 
 from trishake import (
     Connection,
@@ -160,6 +160,15 @@ async def cancelled_at(step: int, call: Callable[[], Awaitable[object]]) -> bool
         finally:
             trio.lowlevel.remove_instrument(instrument)
     return instrument.steps_left <= 0
+
+
+@pytest.fixture
+def socket_clock() -> MockClock:
+    """A virtual clock for real sockets of this process: nobody waits for a deadline, and none comes too soon.
+
+    It jumps when no task has run for 10 ms. What is sent on loopback has arrived by then.
+    """
+    return MockClock(autojump_threshold=0.01)
 
 
 def everything_of(error: BaseException | None) -> str:

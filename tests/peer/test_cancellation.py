@@ -539,7 +539,7 @@ async def test_an_end_awaited_or_made_and_cancelled_at_any_step_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_an_end_over_tcp_cancelled_at_some_steps_leaves_nothing(name: str) -> None:
+async def test_an_end_over_tcp_cancelled_at_some_steps_leaves_nothing(name: str, socket_clock: MockClock) -> None:
     async with world_of_streams(TCP) as (here, _):
         await cancel_everywhere(here, ENDS[name], stride=9)
 
@@ -761,7 +761,7 @@ async def test_a_peer_cancelled_at_any_step_of_its_life_leaves_nothing(
 @pytest.mark.parametrize("where", [TCP, TLS, WS], ids=["tcp", "tls", "ws"])
 @pytest.mark.parametrize("listens", [False, True], ids=["dialer", "listener"])
 async def test_a_peer_on_a_socket_cancelled_at_some_steps_of_its_life_leaves_nothing(
-    where: str, listens: bool
+    where: str, listens: bool, socket_clock: MockClock
 ) -> None:
     async with world(where) as here:
         scenario = partial(being_visited, where=where) if listens else living

@@ -393,14 +393,15 @@ async def test_hung_up_on_at_any_step_an_application_gets_one_error_and_the_next
 
 
 def on_sockets() -> list[Any]:
-    """Everything over TCP, and by default less over what lies on top of it."""
+    """Everything over each; by default over TCP what memory has not, and less over what lies on top of it."""
     every = [
         (where, way, one) for where in (TCP, TLS, WS) for way in ("cut", "reset", "killed") for one in APPLICATIONS
     ]
-    seldom = [case for case in every if case[0] != TCP and case[1:] not in (("reset", "plain"), ("cut", "dialed"))]
+    often = {(where, *case) for where in (TCP, TLS, WS) for case in (("reset", "plain"), ("cut", "dialed"))}
+    often |= {(TCP, "reset", one) for one in APPLICATIONS} | {(TCP, "killed", "nursery"), (TCP, "cut", "full")}
     return [
         pytest.param(
-            *case, marks=[pytest.mark.slow] if case in seldom else [], id="-".join(case).replace("://", "-")
+            *case, marks=[] if case in often else [pytest.mark.slow], id="-".join(case).replace("://", "-")
         )
         for case in every
     ]
