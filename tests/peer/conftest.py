@@ -94,7 +94,7 @@ QUICK: Final = Limits(
 )
 """For real sockets: long enough for a slow machine to greet, short where a test has to see the end."""
 
-SETTLED: Final = 0.05
+SETTLED: Final = 0.02
 """Seconds without a task that runs: what is under way on a socket is through by then."""
 
 ANYWHERE: Final = "tcp://127.0.0.1:0"
