@@ -412,7 +412,9 @@ async def test_a_call_cancelled_at_any_step_hurts_nobody_else(autojump_clock: Mo
         await cancel_everywhere(here, scenarios[name])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if at % 2 else []) for at, name in enumerate(NAMES)]
+)
 async def test_a_call_over_tcp_cancelled_at_some_steps_hurts_nobody_else(name: str) -> None:
     """By the real clock nobody is in a hurry, but for an answer that never comes."""
     options = IMPATIENT if name == "never answered" else {"limits": HASTY}
