@@ -167,6 +167,7 @@ def socket_clock() -> MockClock:
     """A virtual clock for real sockets of this process: nobody waits for a deadline, and none comes too soon.
 
     It jumps when no task has run for 10 ms. What is sent on loopback has arrived by then.
+    Nothing for a test that polls: where tasks never rest, the time stands still.
     """
     return MockClock(autojump_threshold=0.01)
 
