@@ -269,10 +269,10 @@ async def test_an_interrupt_ends_it_without_a_traceback(ada: Member) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("dial", "tcp://127.0.0.1"),
-        ("dial", "http://127.0.0.1:80"),
+        pytest.param(("dial", "tcp://127.0.0.1"), marks=pytest.mark.slow),
+        pytest.param(("dial", "http://127.0.0.1:80"), marks=pytest.mark.slow),
         ("dial", "tcp://abc@127.0.0.1:80"),
-        ("listen", "--only", "nobody"),
+        pytest.param(("listen", "--only", "nobody"), marks=pytest.mark.slow),
         ("listen", "tcp://127.0.0.1:99999"),
     ],
 )

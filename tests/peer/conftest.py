@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 import trio
-from trio.testing import lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, open_stream_to_socket_listener
 
 from trishake import (
     Connection,
@@ -96,7 +96,7 @@ QUICK: Final = Limits(
 )
 """For real sockets: long enough for a slow machine to greet, short where a test has to see the end."""
 
-SETTLED: Final = 0.05
+SETTLED: Final = 0.02
 """Seconds without a task that runs: what is under way on a socket is through by then."""
 
 ANYWHERE: Final = "tcp://127.0.0.1:0"
@@ -162,6 +162,16 @@ async def cancelled_at(step: int, call: Callable[[], Awaitable[object]]) -> bool
         finally:
             trio.lowlevel.remove_instrument(instrument)
     return instrument.steps_left <= 0
+
+
+@pytest.fixture
+def socket_clock() -> MockClock:
+    """A virtual clock for real sockets of this process: nobody waits for a deadline, and none comes too soon.
+
+    It jumps when no task has run for 10 ms. What is sent on loopback has arrived by then.
+    Nothing for a test that polls: where tasks never rest, the time stands still.
+    """
+    return MockClock(autojump_threshold=0.01)
 
 
 def everything_of(error: BaseException | None) -> str:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trishake import AlertCode, Connection, Limits, Peer, Rejected, VerdictCode, only
 from trishake._admission import Admission, Busy, Slot
@@ -269,7 +269,7 @@ async def be_accepted_and_stay(hand: ByHand) -> None:
     ],
 )
 async def test_the_slot_comes_back_whatever_comes_of_the_greeting(
-    dialer: Callable[[ByHand], Awaitable[None]],
+    dialer: Callable[[ByHand], Awaitable[None]], socket_clock: MockClock
 ) -> None:
     """After a verdict at once, though the dialer stays and is drained."""
     watch = Watch()

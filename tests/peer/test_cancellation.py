@@ -412,7 +412,9 @@ async def test_a_call_cancelled_at_any_step_hurts_nobody_else(autojump_clock: Mo
         await cancel_everywhere(here, scenarios[name])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if at % 2 else []) for at, name in enumerate(NAMES)]
+)
 async def test_a_call_over_tcp_cancelled_at_some_steps_hurts_nobody_else(name: str) -> None:
     """By the real clock nobody is in a hurry, but for an answer that never comes."""
     options = IMPATIENT if name == "never answered" else {"limits": HASTY}
@@ -539,7 +541,7 @@ async def test_an_end_awaited_or_made_and_cancelled_at_any_step_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_an_end_over_tcp_cancelled_at_some_steps_leaves_nothing(name: str) -> None:
+async def test_an_end_over_tcp_cancelled_at_some_steps_leaves_nothing(name: str, socket_clock: MockClock) -> None:
     async with world_of_streams(TCP) as (here, _):
         await cancel_everywhere(here, ENDS[name], stride=9)
 
@@ -761,7 +763,7 @@ async def test_a_peer_cancelled_at_any_step_of_its_life_leaves_nothing(
 @pytest.mark.parametrize("where", [TCP, TLS, WS], ids=["tcp", "tls", "ws"])
 @pytest.mark.parametrize("listens", [False, True], ids=["dialer", "listener"])
 async def test_a_peer_on_a_socket_cancelled_at_some_steps_of_its_life_leaves_nothing(
-    where: str, listens: bool
+    where: str, listens: bool, socket_clock: MockClock
 ) -> None:
     async with world(where) as here:
         scenario = partial(being_visited, where=where) if listens else living

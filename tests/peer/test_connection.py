@@ -194,7 +194,7 @@ async def dialed_by_hand(limits: Limits = QUICK) -> AsyncIterator[tuple[Connecti
 
 @pytest.mark.parametrize(("said", "code"), BREACHES.values(), ids=BREACHES)
 async def test_whoever_breaks_the_rules_is_told_so_and_it_was_we_who_ended_it(
-    said: Callable[[ByHand], bytes], code: CloseCode
+    said: Callable[[ByHand], bytes], code: CloseCode, socket_clock: MockClock
 ) -> None:
     async with dialed_by_hand() as (connection, hand):
         await hand.say(said(hand))
@@ -391,7 +391,7 @@ async def test_one_stream_too_many_waits_for_another_to_be_closed() -> None:
         assert opened[0].id == 2 * MAX_STREAMS + 1
 
 
-async def test_one_stream_too_many_is_a_timeout_when_there_is_never_room() -> None:
+async def test_one_stream_too_many_is_a_timeout_when_there_is_never_room(socket_clock: MockClock) -> None:
     keep = Keep()
     async with met(ada={"limits": Limits(open_stream=0.5)}) as two:
         two.bob.handle(KEEP, keep)
@@ -570,7 +570,7 @@ async def test_closing_on_a_peer_that_is_silent_already_just_waits_its_time(auto
 
 
 @pytest.mark.parametrize("way", ["close", "cut", "reset", "breach"])
-async def test_however_it_ends_everybody_who_waits_wakes_with_the_cause(way: str) -> None:
+async def test_however_it_ends_everybody_who_waits_wakes_with_the_cause(way: str, socket_clock: MockClock) -> None:
     causes: list[str] = []
 
     async def wait(call: Callable[[], Awaitable[object]]) -> None:

@@ -373,18 +373,23 @@ async def hang_up_everywhere(way: str, application: str, where: str, stride: int
     assert not reached
 
 
-@STEPS
-@pytest.mark.parametrize("application", APPLICATIONS)
-@pytest.mark.parametrize(
-    "way",
-    [
+def in_memory() -> list[Any]:
+    """Every way to hang up on every application; by default of five ways two or three on each."""
+    often = ("cut", "killed", "left", "NORMAL", "PROTOCOL")
+    return [
         pytest.param(
-            way, marks=[] if way in ("cut", "killed", "left", "NORMAL", "PROTOCOL") else [pytest.mark.slow]
+            way,
+            application,
+            marks=[] if way in often and (often.index(way) + at) % 2 == 0 else [pytest.mark.slow],
         )
         for way in WAYS
         if way != "reset"
-    ],
-)
+        for at, application in enumerate(APPLICATIONS)
+    ]
+
+
+@STEPS
+@pytest.mark.parametrize(("way", "application"), in_memory())
 async def test_hung_up_on_at_any_step_an_application_gets_one_error_and_the_next_peer_is_served(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, way: str, application: str, stride: int
 ) -> None:
@@ -393,14 +398,15 @@ async def test_hung_up_on_at_any_step_an_application_gets_one_error_and_the_next
 
 
 def on_sockets() -> list[Any]:
-    """Everything over TCP, and by default less over what lies on top of it."""
+    """Everything over each; by default over TCP what memory has not, and less over what lies on top of it."""
     every = [
         (where, way, one) for where in (TCP, TLS, WS) for way in ("cut", "reset", "killed") for one in APPLICATIONS
     ]
-    seldom = [case for case in every if case[0] != TCP and case[1:] not in (("reset", "plain"), ("cut", "dialed"))]
+    often = {(where, *case) for where in (TCP, TLS, WS) for case in (("reset", "plain"), ("cut", "dialed"))}
+    often |= {(TCP, "reset", one) for one in APPLICATIONS} | {(TCP, "killed", "nursery"), (TCP, "cut", "full")}
     return [
         pytest.param(
-            *case, marks=[pytest.mark.slow] if case in seldom else [], id="-".join(case).replace("://", "-")
+            *case, marks=[] if case in often else [pytest.mark.slow], id="-".join(case).replace("://", "-")
         )
         for case in every
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import socket as stdlib_socket
-import time
+import threading
 import tracemalloc
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -262,13 +262,29 @@ class Scene:
         return self.seen
 
 
+class Watcher(trio.abc.Instrument):
+    """Looks behind each step of a task whether a condition holds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+        self.seen = threading.Event()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if not self.seen.is_set() and self._condition():
+            self.seen.set()
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for it, by the real clock."""
-    for _ in range(2500):
-        if condition():
-            return
-        await trio.to_thread.run_sync(time.sleep, 0.002)
-    raise AssertionError("it did not come")
+    """Wait for it: at most 5 s by the real clock, whichever the test has."""
+    if condition():
+        return
+    watcher = Watcher(condition)
+    trio.lowlevel.add_instrument(watcher)
+    try:
+        seen = await trio.to_thread.run_sync(watcher.seen.wait, 5)
+    finally:
+        trio.lowlevel.remove_instrument(watcher)
+    assert seen, "it did not come"
 
 
 @asynccontextmanager
@@ -632,7 +648,7 @@ async def test_a_stream_that_ends_within_its_greeting_is_nothing(cut: int) -> No
         assert len(it.connection._carried) == 0
 
 
-async def test_silence_behind_syn_takes_one_place_and_holds_nobody_up() -> None:
+async def test_silence_behind_syn_takes_one_place_and_holds_nobody_up(socket_clock: MockClock) -> None:
     async with scene() as it:
         await it.hostile.say(*(yamux.window_update(it.hostile.mine(n), 0, SYN) for n in range(255)))
         await it.hostile.talks(it.hostile.mine(255))
@@ -740,8 +756,20 @@ async def test_a_flood_of_ping_records_has_one_answer_waiting_at_most() -> None:
         await it.hostile.talks(it.hostile.mine())
 
 
-@pytest.mark.parametrize("flags", [NONE, FIN], ids=["left open", "finished"])
-@pytest.mark.parametrize("protocol", ["none/1", "echo/1", ""])
+@pytest.mark.parametrize(
+    ("protocol", "flags"),
+    [
+        pytest.param(protocol, flags, id=f"{protocol}-{state}", marks=[] if often else [pytest.mark.slow])
+        for protocol, flags, state, often in [
+            ("none/1", NONE, "left open", True),
+            ("none/1", FIN, "finished", False),
+            ("echo/1", NONE, "left open", False),
+            ("echo/1", FIN, "finished", True),
+            ("", NONE, "left open", True),
+            ("", FIN, "finished", False),
+        ]
+    ],
+)
 async def test_a_flood_of_opens_whose_answers_are_not_read_ends_its_connection(protocol: str, flags: int) -> None:
     """However they are answered: what waits to be read is bounded."""
     async with scene() as it:
@@ -862,7 +890,9 @@ async def test_a_peer_that_never_finishes_leaves_no_handler_at_work_and_takes_it
 
 @WAYS
 @pytest.mark.parametrize("answer", [b"\x00", b"\x01", b"\x02\x02no"], ids=["taken", "unknown", "refused"])
-async def test_our_places_are_free_again_though_the_other_side_never_finishes(way: str, answer: bytes) -> None:
+async def test_our_places_are_free_again_though_the_other_side_never_finishes(
+    way: str, answer: bytes, socket_clock: MockClock
+) -> None:
     async with scene(way) as it:
 
         async def answer_all() -> None:
@@ -939,7 +969,7 @@ async def test_streams_opened_behind_our_go_away_are_reset_and_the_open_ones_fin
     ],
 )
 async def test_whatever_answers_an_open_is_an_outcome(
-    way: str, answer: list[bytes], error: type[Exception], text: str
+    way: str, answer: list[bytes], error: type[Exception], text: str, socket_clock: MockClock
 ) -> None:
     async with scene(way, replace(LIMITS, open_stream=0.1)) as it:
         id_ = it.hostile.theirs()
@@ -979,7 +1009,7 @@ async def test_an_answer_that_is_none_ends_the_connection(way: str, answer: byte
         await it.ended(PROTOCOL)
 
 
-async def test_opens_that_are_never_answered_wait_for_room_and_end_in_time() -> None:
+async def test_opens_that_are_never_answered_wait_for_room_and_end_in_time(socket_clock: MockClock) -> None:
     """256 of them, and more that wait for their place."""
     async with scene(limits=replace(LIMITS, open_stream=0.3)) as it:
         outcomes: list[type[Exception]] = []
@@ -1024,7 +1054,9 @@ async def test_without_credit_our_sender_waits_and_nobody_else(way: str) -> None
 
 @pytest.mark.parametrize("way_out", ["aclose", "keepalive", "breach", "CLOSE", "reset"])
 async def test_a_peer_that_never_reads_holds_up_nobody_and_is_got_rid_of(way_out: str) -> None:
-    limits = replace(LIMITS, keepalive=0.2, keepalive_answer=0.2) if way_out == "keepalive" else LIMITS
+    limits = replace(LIMITS, finish=0.1, close=0.1, write_alert=0.1)
+    if way_out == "keepalive":
+        limits = replace(limits, keepalive=0.2, keepalive_answer=0.2)
     async with scene(limits=limits) as it:
         hostile = it.hostile
         clog(it)
@@ -1125,7 +1157,9 @@ async def test_a_hostile_request_is_answered_and_its_connection_goes_on(asked: b
 
 @pytest.mark.parametrize("asked", [b"", b"\x00\x00", message([1])[:-1]], ids=["nothing", "half a length", "half"])
 @pytest.mark.parametrize("end", [None, FIN, RST], ids=["silence", "FIN", "RST"])
-async def test_a_request_that_never_comes_is_not_waited_for(asked: bytes, end: int | None) -> None:
+async def test_a_request_that_never_comes_is_not_waited_for(
+    asked: bytes, end: int | None, socket_clock: MockClock
+) -> None:
     async with scene() as it:
         hostile = it.hostile
         await hostile.open(hostile.mine(), "sum/1", asked)
@@ -1147,7 +1181,7 @@ async def test_who_hangs_up_has_his_request_cancelled(hang_up: int) -> None:
         await hostile.talks(hostile.mine(1))
 
 
-async def test_a_reply_that_is_never_taken_is_given_up() -> None:
+async def test_a_reply_that_is_never_taken_is_given_up(socket_clock: MockClock) -> None:
     async with scene() as it:
         hostile = it.hostile
 
@@ -1197,9 +1231,19 @@ CUTS: Final[dict[str, tuple[Callable[[Hostile], Awaitable[None]], CloseCode | in
 }
 
 
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("moment", LIFE)
-async def test_a_connection_may_be_cut_at_every_moment_of_a_stream(moment: str, cut: str) -> None:
+def every_cut() -> list[Any]:
+    """By default two of the four at each moment: one that is told, one that is not."""
+    return [
+        pytest.param(moment, cut, marks=[] if (at + of) % 2 == 0 else [pytest.mark.slow])
+        for at, moment in enumerate(LIFE)
+        for of, cut in zip((0, 1, 0, 1), CUTS, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("moment", "cut"), every_cut())
+async def test_a_connection_may_be_cut_at_every_moment_of_a_stream(
+    moment: str, cut: str, socket_clock: MockClock
+) -> None:
     end, code = CUTS[cut]
     async with scene() as it:
         opened: list[Exception] = []

@@ -492,18 +492,24 @@ def raw_padding(pem: bytes) -> int:
     return base64.b64decode(inside(pem))[-1]
 
 
+OTHER_KINDS: Final = [
+    ("rsa", ["-b", "2048"], "an RSA key of 2048 bits"),
+    ("ecdsa", ["-m", "PEM"], "an ECDSA key"),
+    ("ecdsa", ["-b", "256"], r"an ECDSA key \(nistp256\)"),
+    ("ecdsa", ["-b", "521"], r"an ECDSA key \(nistp521\)"),
+    ("rsa", ["-b", "1024", "-m", "PEM"], "an RSA key"),
+    ("rsa", ["-b", "1024", "-m", "PKCS8"], "an RSA key of 1024 bits"),
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "options", "name"),
-    [
-        ("rsa", ["-b", "2048"], "an RSA key of 2048 bits"),
-        ("ecdsa", ["-b", "256"], r"an ECDSA key \(nistp256\)"),
-        ("ecdsa", ["-b", "521"], r"an ECDSA key \(nistp521\)"),
-        ("rsa", ["-b", "1024", "-m", "PEM"], "an RSA key"),
-        ("rsa", ["-b", "1024", "-m", "PKCS8"], "an RSA key of 1024 bits"),
-        ("ecdsa", ["-m", "PEM"], "an ECDSA key"),
+    ("kind", "options", "name", "password"),
+    [  # by default each once, and in each container one that is encrypted
+        pytest.param(*other, password, marks=[] if bool(password) is (at % 2 == 1) else [pytest.mark.slow])
+        for at, other in enumerate(OTHER_KINDS)
+        for password in ("", PASSWORD)
     ],
 )
-@pytest.mark.parametrize("password", ["", PASSWORD])
 def test_a_key_of_ssh_keygen_of_another_kind_is_named(
     path: Path, kind: str, options: list[str], name: str, password: str
 ) -> None:

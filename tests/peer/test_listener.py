@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from trishake import CloseCode, Connection, Limits, Listener, Peer, VerdictCode
 from trishake_protocol.messages import FrameType, encode_frame
@@ -150,7 +151,7 @@ async def test_one_who_breaks_the_protocol_behind_ready_ends_his_own_connection_
     ],
 )
 async def test_an_accept_that_fails_is_logged_and_tried_again(
-    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, socket_clock: MockClock
 ) -> None:
     """The socket listener fails twice, as the kernel would have it, and then is itself again."""
     accept, failures = trio.SocketListener.accept, iter(range(2))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair
 
 from trishake import (
     Decision,
@@ -181,7 +181,7 @@ async def test_a_handler_sees_nothing_of_a_dialer_whom_the_policy_rejects() -> N
     assert seen == []
 
 
-async def test_who_answers_no_stream_is_given_up_and_the_stream_reset() -> None:
+async def test_who_answers_no_stream_is_given_up_and_the_stream_reset(socket_clock: MockClock) -> None:
     async def never(introduction: Introduction) -> Decision:
         await trio.sleep_forever()
         return accept()

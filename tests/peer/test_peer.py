@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trishake import (
     Address,
@@ -783,7 +783,9 @@ async def test_keys_are_rotated_while_peers_go_on_meeting() -> None:
     ],
     ids=["magic", "preface", "a malformed preface", "a SYN under another key"],
 )
-async def test_a_quiet_network_says_nothing_at_all_to_who_lacks_its_key(said: Callable[[ByHand], bytes]) -> None:
+async def test_a_quiet_network_says_nothing_at_all_to_who_lacks_its_key(
+    said: Callable[[ByHand], bytes], socket_clock: MockClock
+) -> None:
     quiet = Network("home", PSK, quiet=True)
     async with peer(BOB, network=quiet, limits=Limits(syn=0.1)) as bob:
         listener = await bob.listen(ANYWHERE)

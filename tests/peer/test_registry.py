@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trishake import (
     CloseCode,
@@ -176,7 +176,7 @@ async def test_whoever_answers_the_ping_by_hand_is_not_replaced_either() -> None
             nursery.cancel_scope.cancel()
 
 
-async def test_a_dead_connection_is_replaced_and_told_so() -> None:
+async def test_a_dead_connection_is_replaced_and_told_so(socket_clock: MockClock) -> None:
     async with peer(BOB) as bob:
         listener = await bob.listen(ANYWHERE)
         async with called_by_hand(listener) as dead, peer(EVE) as eve:
@@ -193,7 +193,7 @@ async def test_a_dead_connection_is_replaced_and_told_so() -> None:
             assert await new.ping() < 5
 
 
-async def test_a_dead_connection_is_told_so_though_the_peer_leaves_at_once() -> None:
+async def test_a_dead_connection_is_told_so_though_the_peer_leaves_at_once(socket_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         heard: list[CloseCode | int] = []
 
@@ -222,7 +222,7 @@ async def test_one_that_is_cut_already_stands_in_nobodys_way() -> None:
             assert (await eve.dial(listener.invite)).peer == BOB.id
 
 
-async def test_where_several_are_allowed_the_oldest_is_asked() -> None:
+async def test_where_several_are_allowed_the_oldest_is_asked(socket_clock: MockClock) -> None:
     limits = replace(SOON, connections_per_identity=2)
     async with peer(BOB, limits=limits) as bob:
         listener = await bob.listen(ANYWHERE)

@@ -95,6 +95,15 @@ async def returned(pair: StreamPair) -> StreamPair:
     return pair
 
 
+async def clog_soon(sender: SecureStream) -> None:
+    """Send more than the transport takes, as often as it takes any."""
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.send_all, bytes(2**19))
+            await wait_all_tasks_blocked(0.002)
+            nursery.cancel_scope.cancel()
+
+
 @pytest.fixture
 def without_descriptors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if request.param:
@@ -126,15 +135,15 @@ async def receive_to_failure(connection: SecureStream) -> tuple[bytes, Connectio
 
 @EVERY_TRANSPORT
 async def test_a_connection_is_a_half_closeable_stream(transport: StreamPairMaker) -> None:
-    limits = Limits(close=0.1)
+    limits = Limits(close=0.02)
 
     async def make() -> tuple[SecureStream, SecureStream]:
         return await meet(await transport(), side(ADA, limits=limits), side(BOB, limits=limits))
 
     async def make_clogged() -> tuple[SecureStream, SecureStream]:
         near, far = await meet(await small_tcp_pair(), side(ADA, limits=limits), side(BOB, limits=limits))
-        await clog(near)
-        await clog(far)
+        await clog_soon(near)
+        await clog_soon(far)
         return near, far
 
     # Where a cancelled send tears the stream, there is no clogging it.
@@ -655,7 +664,9 @@ async def test_closing_waits_no_longer_than_its_limit_for_one_who_talks_on(autoj
 
 
 @pytest.mark.parametrize("clogged", [False, True], ids=["idle", "clogged"])
-async def test_closing_is_bounded_where_the_other_side_does_not_even_read(clogged: bool) -> None:
+async def test_closing_is_bounded_where_the_other_side_does_not_even_read(
+    clogged: bool, socket_clock: MockClock
+) -> None:
     ada, _ = await meet(await small_tcp_pair(), side(ADA, limits=Limits(close=0.2)))
     if clogged:
         await clog(ada)
@@ -680,7 +691,9 @@ async def test_a_cancelled_close_closes_the_transport_at_once(transport: StreamP
 
 
 @EVERY_TRANSPORT
-async def test_closing_wakes_whoever_waits_on_the_secure_stream(transport: StreamPairMaker) -> None:
+async def test_closing_wakes_whoever_waits_on_the_secure_stream(
+    transport: StreamPairMaker, socket_clock: MockClock
+) -> None:
     ada, _ = await meet(await (small_tcp_pair() if transport is tcp_pair else transport()))
     woken: set[str] = set()
 
@@ -834,7 +847,7 @@ BREACHES: dict[str, Breach] = {
 @pytest.mark.parametrize("breach", BREACHES.values(), ids=BREACHES)
 @MEMORY_AND_TCP
 async def test_a_breach_ends_the_connection_behind_what_came_before_and_is_answered_with_close_protocol(
-    transport: StreamPairMaker, breach: Breach
+    transport: StreamPairMaker, breach: Breach, socket_clock: MockClock
 ) -> None:
     ada, hand = await meet_by_hand(transport)
     await hand.say(hand.record(RecordType.DATA, b"before"), breach(hand))
@@ -850,7 +863,7 @@ async def test_a_breach_ends_the_connection_behind_what_came_before_and_is_answe
     await hand.stream.aclose()
 
 
-async def test_what_the_other_side_still_sends_does_not_destroy_our_last_word() -> None:
+async def test_what_the_other_side_still_sends_does_not_destroy_our_last_word(socket_clock: MockClock) -> None:
     """Closing a socket with unread bytes resets it, and the CLOSE in flight would be lost with it."""
     ada, hand = await meet_by_hand(tcp_pair)
     await hand.say(encode_frame(FrameType.RECORD, bytes(40)))
@@ -1042,15 +1055,6 @@ async def test_a_half_close_behind_data_is_the_clean_end_and_the_other_direction
 def portable(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: sockets are written and read through Trio's own calls."""
     monkeypatch.setattr("trishake._wire._HAS_DESCRIPTORS", False)
-
-
-async def clog_soon(sender: SecureStream) -> None:
-    """Send more than the transport takes, as often as it takes any."""
-    for _ in range(3):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(sender.send_all, bytes(2**19))
-            await wait_all_tasks_blocked(0.002)
-            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.usefixtures("portable")

@@ -1090,7 +1090,9 @@ async def test_those_who_have_room_and_do_not_want_it_any_more_hold_up_nobody() 
             await trio.aclose_forcefully(here)
 
 
-async def test_a_write_that_fails_at_once_ends_the_connection_and_is_not_forgotten() -> None:
+async def test_a_write_that_fails_at_once_ends_the_connection_and_is_not_forgotten(
+    socket_clock: MockClock,
+) -> None:
     async with linked_by_hand(tcp_pair) as (connection, hand):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connection.open_stream, KEEP)

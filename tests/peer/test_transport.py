@@ -129,13 +129,17 @@ async def hanging_port() -> AsyncIterator[int]:
 # --- every transport ------------------------------------------------------------------------------------
 
 
-async def test_every_transport_keeps_its_promises(transport_and_address: tuple[Transport, str]) -> None:
+async def test_every_transport_keeps_its_promises(
+    transport_and_address: tuple[Transport, str], socket_clock: MockClock
+) -> None:
     before = open_sockets()
     await check_transport(*transport_and_address)
     assert open_sockets() == before
 
 
-async def test_two_peers_greet_over_every_transport(transport_and_address: tuple[Transport, str]) -> None:
+async def test_two_peers_greet_over_every_transport(
+    transport_and_address: tuple[Transport, str], socket_clock: MockClock
+) -> None:
     before = open_sockets()
     _, address = transport_and_address
     async with Peer(BOB, limits=QUICK) as bob, Peer(ADA, limits=QUICK) as ada:
@@ -164,7 +168,7 @@ async def test_two_peers_greet_over_every_transport(transport_and_address: tuple
 
 
 async def test_a_peer_that_leaves_ends_whoever_is_greeting_over_any_transport(
-    transport_and_address: tuple[Transport, str],
+    transport_and_address: tuple[Transport, str], socket_clock: MockClock
 ) -> None:
     """One who has connected and says nothing must not keep the other side's block open."""
     transport, address = transport_and_address
@@ -440,7 +444,7 @@ async def test_an_address_that_neither_accepts_nor_refuses_is_a_timeout_at_conne
 
 @pytest.mark.parametrize("first", ["refuses", "hangs", "refuses, hangs"])
 async def test_a_name_with_several_addresses_is_reached_at_the_one_that_answers(
-    resolver: Resolver, first: str
+    resolver: Resolver, first: str, socket_clock: MockClock
 ) -> None:
     before = open_sockets()
     async with open_port() as port, hanging_port() as hanging:

@@ -115,7 +115,11 @@ PAGE = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello"
     ],
 )
 async def test_a_port_that_speaks_no_websocket_says_so_at_connect(
-    script: Callable[[trio.SocketStream], Awaitable[None]], cause: Cause, protocol: str | None, words: str
+    script: Callable[[trio.SocketStream], Awaitable[None]],
+    cause: Cause,
+    protocol: str | None,
+    words: str,
+    socket_clock: MockClock,
 ) -> None:
     before = open_sockets()
     limits = replace(QUICK, connect=0.5)
