@@ -181,7 +181,8 @@ async def test_half_a_file_leaves_nothing_behind(ada: Member, tmp_path: Path) ->
 async def test_a_stranger_to_the_room_sends_no_file(ada: Member, tmp_path: Path) -> None:
     async with Peer(Identity.generate()) as stranger:
         await stranger.dial(ada.invite)
-        with pytest.raises(TransferError):
+        # The room closes the stream without a word: what still comes on it is thrown away, and so told.
+        with pytest.raises((TransferError, StreamReset)):
             await offer(stranger, "5 x", b"hello")
     assert not (tmp_path / "ada").exists()
 
