@@ -460,7 +460,7 @@ class Peer:
         if greeter.leaving:  # we left in the moment of READY
             await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()
-            greeter.failed(left)
+            left.ends(greeter.trace)  # observers are told nothing: to them the greeting has ended READY
             raise left
         return connection
 
