@@ -431,6 +431,9 @@ class Peer:
         except DialError as error:
             trace.fail(error)
             raise
+        except BaseException:
+            trace.cancel()
+            raise
         session = Session.initiator(self._identity, self._profile, now=unix_time(), expected=address.peer)
         greeter = self._greeter(session, Wire.over(stream), trust or self._trust, trace, address.peer)
         with self._registry.dialing(greeter) as dial:
