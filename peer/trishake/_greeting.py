@@ -358,7 +358,7 @@ class Greeter:
                 await self.wire.abort()  # no response, rejected, or we left: there is nothing more to say
             raise
         except BaseException:
-            self.cancelled()
+            self.trace.cancel()
             await self.wire.abort()
             raise
 
@@ -409,11 +409,6 @@ class Greeter:
         """It ended with this error: put where, who and when into it, and tell the observers."""
         self._note_facts()
         self.trace.fail(error)
-
-    def cancelled(self) -> None:
-        """It was cut off, with no error that says how it ended: tell the observers."""
-        self._note_facts()
-        self.trace.cancel()
 
     def _note_facts(self) -> None:
         """What the session knows by now; not the session itself, which holds keys and does not last as long."""

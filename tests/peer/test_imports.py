@@ -27,7 +27,7 @@ THIRD_PARTIES_OF = {
     "_tls": {"cryptography"},
     "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }
-"""And what one module alone does: key files, values, a certificate, and the extras `qr`, `ssh`, `telemetry` and `websocket`."""
+"""And what one module alone does: key files, values, a certificate, and what the extras bring."""
 
 
 def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:
