@@ -59,7 +59,7 @@ class Observer:
 
     def cancelled(self, role: Role, timeline: Timeline) -> None:
         """A greeting was cut off on our side: the task that ran it was cancelled, as that of a dial which another
-        address has won; or something raised in it that is no DialError. The other side was told nothing.
+        address has won; or something raised in it that is no DialError. The other side sees the stream end.
         """
 
     def connected(self, connection: Connection) -> None:
