@@ -69,4 +69,6 @@ class Observer:
         """A connection has ended; why."""
 
     def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
-        """We refused a stream that this peer opened: UNKNOWN_PROTOCOL, or the reason of the handler's policy."""
+        """We refused a stream that this peer opened: UNKNOWN_PROTOCOL, or the reason of the handler's policy, with
+        its `why` behind a colon if it has one. protocol: as it came; escape it before showing it.
+        """
