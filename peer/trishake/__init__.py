@@ -11,8 +11,8 @@ What comes of it is an error (_errors.py) that names the outcome, or a `Connecti
 known by identity (_registry.py), with many a `Stream` (_stream.py), which a handler answers (_handlers.py) and
 which can carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a
 `SecureStream` (_secure_stream.py). Each greeting has a `Timeline` (_timeline.py), each failure explains itself
-(_explain.py). What happens is told to every `Observer` (_observer.py, _observers.py), logged (_events.py), and
-counted (_statistics.py); _key_log.py is for dissectors, where it is asked for.
+(_explain.py). What happens is told to every `Observer` (_observer.py, _observers.py), logged (_events.py),
+counted (_statistics.py), and for OpenTelemetry (_telemetry.py) made spans; _key_log.py is for dissectors, where it is asked for.
 
 What a first dial over TCP does not need is loaded when it is first asked for: `_LATER`.
 """
@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from ._qr import qr_code
     from ._remote_signer import RemoteSigner, serve_signer
     from ._ssh_agent import SshAgent
+    from ._telemetry import Telemetry
     from ._tls import Tls
     from ._unix import Unix
     from ._websocket import WebSocket
@@ -175,6 +176,7 @@ __all__ = [
     "StreamTimeout",
     "Suite",
     "Tcp",
+    "Telemetry",
     "Timeline",
     "TimelineEntry",
     "Tls",
@@ -212,6 +214,7 @@ _LATER = {
     "Memory": "._memory",
     "RemoteSigner": "._remote_signer",
     "SshAgent": "._ssh_agent",
+    "Telemetry": "._telemetry",
     "Tls": "._tls",
     "Unix": "._unix",
     "WebSocket": "._websocket",

@@ -25,6 +25,7 @@ _CONNECTION: Final = ("number", "role", "endpoint", "peer", "session")
 EVENTS: Final[dict[str, tuple[str, ...]]] = {
     **{f"greeting.{step}": _STEP for step in Step},
     "greeting.failed": _FAILURE,
+    "greeting.cancelled": (*_GREETING, "step", "milliseconds"),
     "connection.opened": _CONNECTION,
     "connection.closed": (*_CONNECTION, "code", "text", "by_peer"),
     "stream.refused": ("peer", "protocol", "reason"),

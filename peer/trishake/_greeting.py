@@ -337,6 +337,7 @@ class Greeter:
     async def outcome(self, release: Callable[[], None] | None = None) -> AsyncGenerator[None]:
         """Whatever goes wrong inside becomes the DialError that names it, and the wire is closed then.
 
+        Observers are told how it ended; also where it was cut off, which is no DialError.
         A context, not a call: dialing stays shallow (from `dial` to the socket four frames of ours).
         """
         try:
@@ -357,6 +358,7 @@ class Greeter:
                 await self.wire.abort()  # no response, rejected, or we left: there is nothing more to say
             raise
         except BaseException:
+            self.trace.cancel()
             await self.wire.abort()
             raise
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trishake_protocol import PeerId, Role, Suite
 
 from ._errors import ConnectionClosed, DialError
-from ._timeline import Step
+from ._timeline import Step, Timeline
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -47,6 +47,7 @@ class Progress:
 class Observer:
     """Override what you want to see; the methods are called as it happens, and must not wait.
 
+    Every greeting has one end: the progress of VERDICT, or failed, or cancelled. Nothing is told of it after that.
     One that raises is taken off, and what it raised is logged: nobody else falls with it.
     """
 
@@ -56,6 +57,11 @@ class Observer:
     def failed(self, role: Role, error: DialError) -> None:
         """A greeting ended without a connection; our role, and the error that a dial raises, with its timeline."""
 
+    def cancelled(self, role: Role, timeline: Timeline) -> None:
+        """A greeting was cut off on our side: the task that ran it was cancelled, as that of a dial which another
+        address has won; or something raised in it that is no DialError. The other side sees the stream end.
+        """
+
     def connected(self, connection: Connection) -> None:
         """A connection opened, whoever dialed."""
 
@@ -63,4 +69,6 @@ class Observer:
         """A connection has ended; why."""
 
     def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
-        """We refused a stream that this peer opened: UNKNOWN_PROTOCOL, or the reason of the handler's policy."""
+        """We refused a stream that this peer opened: UNKNOWN_PROTOCOL, or the reason of the handler's policy, with
+        its `why` behind a colon if it has one. protocol: as it came; escape it before showing it.
+        """

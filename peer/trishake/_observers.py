@@ -11,7 +11,7 @@ from trishake_protocol import PeerId, Role, code_name, escape
 from ._errors import ConnectionClosed, DialError
 from ._events import follow_environment, is_wanted, log_event, log_failure
 from ._observer import Observer, Progress
-from ._timeline import Step, Trace
+from ._timeline import Step, Timeline, Trace
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -49,6 +49,13 @@ class Observers:
     def failed(self, trace: Trace, error: DialError) -> None:
         """The greeting of this trace ended with this error."""
         self._tell(lambda observer: observer.failed(trace.role, error))
+
+    def cancelled(self, trace: Trace) -> None:
+        """The greeting of this trace was cut off."""
+        if len(self._observers) == 1 and not is_wanted(logging.INFO):
+            return
+        timeline = trace.timeline(cancelled=True)
+        self._tell(lambda observer: observer.cancelled(trace.role, timeline))
 
     def connected(self, connection: Connection) -> None:
         self._tell(lambda observer: observer.connected(connection))
@@ -123,6 +130,24 @@ class EventLog(Observer):
             reason=error.counted_as,
             told=timeline.told,
             retryable=error.retryable,
+        )
+
+    def cancelled(self, role: Role, timeline: Timeline) -> None:
+        who = "" if timeline.peer is None else f" with {timeline.peer}"
+        where = f" [{timeline.address}]" if timeline.address else ""
+        log_event(
+            logging.INFO,
+            "greeting.cancelled",
+            f"greeting {timeline.number}{who}{where}: cancelled, after {timeline.seconds * 1000:.1f} ms",
+            number=timeline.number,
+            role=role.value,
+            address=timeline.address,
+            endpoint=timeline.endpoint,
+            peer=timeline.peer,
+            greeting=timeline.greeting_id,
+            session=timeline.session_id,
+            step=timeline.entries[-1].step.value if timeline.entries else None,
+            milliseconds=round(timeline.seconds * 1000, 3),
         )
 
     def connected(self, connection: Connection) -> None:

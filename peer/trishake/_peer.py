@@ -438,6 +438,9 @@ class Peer:
         except DialError as error:
             trace.fail(error)
             raise
+        except BaseException:
+            trace.cancel()
+            raise
         session = Session.initiator(
             self._identity, self._profile, now=unix_time(), expected=address.peer, key_log=self._key_log
         )
@@ -469,7 +472,7 @@ class Peer:
         if greeter.leaving:  # we left in the moment of READY
             await connection.aclose(CloseCode.GOING_AWAY, finish=0)
             left = greeter.late()
-            greeter.failed(left)
+            left.ends(greeter.trace)  # observers are told nothing: to them the greeting has ended READY
             raise left
         return connection
 

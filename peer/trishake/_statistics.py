@@ -91,7 +91,8 @@ class Tally(Observers):
         super().disconnected(connection, closed)
 
     def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
-        self._streams_refused[why] += 1
+        reason = why.partition(":")[0]  # the words behind it are the policy's: another cause for every peer, maybe
+        self._streams_refused[reason] += 1
         super().stream_refused(peer, protocol, why)
 
 

@@ -100,6 +100,9 @@ STEPS: Final = {
 }
 """What each role goes through, in this order; a greeting over a stream that is there begins behind CONNECTED."""
 
+_CANCELLED: Final = "cancelled"
+"""The outcome of a greeting that was cut off on our side."""
+
 _NUMBERS: Final = {
     (Role.INITIATOR, Step.SYN_SENT): 1,
     (Role.RESPONDER, Step.SYN_RECEIVED): 2,
@@ -134,7 +137,7 @@ class Timeline:
     """What one greeting went through on our side, and how it ended.
 
     number: tells it from the others of this process. began: Unix seconds. seconds: how long it took.
-    outcome: `accepted`, or else the error's `outcome`; reason: its `counted_as`, None if accepted.
+    outcome: `accepted`, `cancelled`, or else the error's `outcome`; reason: its `counted_as`, None without one.
     told: what the other side was told by us of a refusal, by its name; None where nothing was said.
     own: who we are. peer: who the other side is, proved; or else who was dialed. network: the one we greeted in.
     address: what was dialed, or where the dial came from; endpoint: the other end, as `host:port`.
@@ -225,7 +228,7 @@ class Trace:
     """What one greeting has gone through so far.
 
     role: ours. own: who we are. address: what was dialed, or where the dial came from. network: its name.
-    observers: told of each step, and of a failure.
+    observers: told of each step, and of how it ended.
     """
 
     __slots__ = (
@@ -286,6 +289,11 @@ class Trace:
         error.ends(self)
         self._observers.failed(self, error)
 
+    def cancel(self) -> None:
+        """The greeting was cut off on our side, with no error of its own."""
+        self.ended = trio.current_time()
+        self._observers.cancelled(self)
+
     @property
     def latest(self) -> TimelineEntry:
         """The step that was taken last."""
@@ -296,12 +304,14 @@ class Trace:
         _, before, sent_before, received_before = self._marks[index - 1] if index else (step, self.started, 0, 0)
         return TimelineEntry(step, at - self.started, at - before, sent - sent_before, received - received_before)
 
-    def timeline(self, error: DialError | None = None) -> Timeline:
-        """What is known by now. error: how it ended, if not well."""
-        outcome, reason = ("accepted", None) if error is None else (error.outcome, error.counted_as)
+    def timeline(self, error: DialError | None = None, *, cancelled: bool = False) -> Timeline:
+        """What is known by now. error: how it ended, if not well; cancelled: it was cut off instead."""
+        outcome, reason = (_CANCELLED if cancelled else "accepted", None)
+        if error is not None:
+            outcome, reason = error.outcome, error.counted_as
         taken = [self._entry(index) for index in range(len(self._marks))]
         entries = [replace(entry, detail=self._detail(entry.step)) for entry in taken]
-        if error is not None and (failing := _after(self.role, entries)) is not None:
+        if outcome != "accepted" and (failing := _after(self.role, entries)) is not None:
             at = self.ended - self.started
             entries.append(
                 TimelineEntry(
@@ -311,7 +321,7 @@ class Trace:
                     self.sent - sum(entry.sent for entry in entries),
                     self.received - sum(entry.received for entry in entries),
                     failed=True,
-                    detail=f"{outcome}: {reason}",
+                    detail=outcome if reason is None else f"{outcome}: {reason}",
                 )
             )
         return Timeline(

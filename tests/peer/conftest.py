@@ -41,9 +41,11 @@ from trishake import (
     Progress,
     Role,
     SecureStream,
+    Step,
     Stream,
     StreamHandler,
     Suite,
+    Timeline,
     VerdictCode,
     anyone,
     initiate,
@@ -385,6 +387,42 @@ class Watch(Observer):
     def failed(self, role: Role, error: DialError) -> None:
         self.failures.append((role, error))
         self._waiting.unpark_all()
+
+
+class Ends(Observer):
+    """Watches that each greeting which begins has one end, and that nothing is told of it afterwards."""
+
+    def __init__(self) -> None:
+        self.under_way: set[int] = set()
+        """Numbers of greetings that have begun and not ended."""
+        self.again: list[str] = []
+        """What was told of one that had ended already."""
+        self.steps: list[Step] = []
+        """Those that were taken."""
+        self.cut_off: list[Timeline] = []
+        self._ended: set[int] = set()
+
+    def progress(self, progress: Progress) -> None:
+        self.steps.append(progress.step)
+        if progress.greeting in self._ended:
+            self.again.append(f"{progress.greeting}: {progress.step}")
+        self.under_way.add(progress.greeting)
+        if progress.step is Step.VERDICT:
+            self._end(progress.greeting, "verdict")
+
+    def failed(self, role: Role, error: DialError) -> None:
+        self._end(error.timeline.number, f"failed, {error}")
+
+    def cancelled(self, role: Role, timeline: Timeline) -> None:
+        assert role is timeline.role
+        self.cut_off.append(timeline)
+        self._end(timeline.number, "cancelled")
+
+    def _end(self, number: int, how: str) -> None:
+        self.under_way.discard(number)
+        if number in self._ended:
+            self.again.append(f"{number}: {how}")
+        self._ended.add(number)
 
 
 # --- one end by hand ------------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ THIRD_PARTIES_OF = {
     "_messages": {"msgpack"},
     "_qr": {"segno"},
     "_ssh_agent": {"paramiko"},
+    "_telemetry": {"opentelemetry"},
     "_tls": {"cryptography"},
     "_websocket_stream": {"trio_websocket", "wsproto", "h11"},
 }
-"""And what one module alone does: key files, values, a certificate, and the extras `qr`, `ssh` and `websocket`."""
+"""And what one module alone does: key files, values, a certificate, and what the extras bring."""
 
 
 def imports_of(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:

@@ -13,6 +13,7 @@ from trishake import (
     Connection,
     ConnectionClosed,
     Identity,
+    Introduction,
     NoResponse,
     Observer,
     Peer,
@@ -152,18 +153,24 @@ async def test_streams_that_we_refused_are_counted_and_observed() -> None:
     async def refuse(_: object) -> Any:
         return reject(VerdictCode.POLICY, "not today")
 
+    async def refuse_and_say_whom(introduction: Introduction) -> Any:
+        return reject(VerdictCode.POLICY, why=f"{introduction.peer} is too late")
+
     watch = Register()
     async with met(bob={"observers": [watch]}) as two:
         two.bob.handle("some/1", read_to_end, trust=only(EVE.id))
         two.bob.handle("none/1", read_to_end, trust=refuse)
-        for protocol, error in (("some/1", StreamRefused), ("none/1", StreamRefused), ("what/1", UnknownProtocol)):
+        two.bob.handle("late/1", read_to_end, trust=refuse_and_say_whom)
+        refused = ("some/1", "none/1", "late/1")
+        for protocol, error in (*((protocol, StreamRefused) for protocol in refused), ("what/1", UnknownProtocol)):
             with pytest.raises(error):
                 await two.at_ada.open_stream(protocol)
-        assert two.bob.statistics().streams_refused == {"IDENTITY_UNKNOWN": 1, "POLICY": 1, "UNKNOWN_PROTOCOL": 1}
+        assert two.bob.statistics().streams_refused == {"IDENTITY_UNKNOWN": 1, "POLICY": 2, "UNKNOWN_PROTOCOL": 1}
         assert two.ada.statistics().streams_refused == {}
     assert watch.streams == [
         (ADA.id, "some/1", "IDENTITY_UNKNOWN"),
         (ADA.id, "none/1", "POLICY"),
+        (ADA.id, "late/1", f"POLICY: {ADA.id} is too late"),
         (ADA.id, "what/1", "UNKNOWN_PROTOCOL"),
     ]
 

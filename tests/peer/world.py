@@ -35,7 +35,7 @@ from trishake import (
 )
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, BOB, EVE, ByHand, open_sockets, receive_exactly
+from .conftest import ADA, BOB, EVE, ByHand, Ends, open_sockets, receive_exactly
 
 HASTY: Final = Limits(
     connections_per_identity=1000,
@@ -150,7 +150,14 @@ class World:
     """Ada has dialed Bob; `connection` is hers and `there` his, `stream` is the witness's."""
 
     def __init__(
-        self, ada: Peer, bob: Peer, listener: Listener, connection: Connection, there: Connection, stream: Stream
+        self,
+        ada: Peer,
+        bob: Peer,
+        listener: Listener,
+        connection: Connection,
+        there: Connection,
+        stream: Stream,
+        ends: Ends,
     ) -> None:
         self.ada = ada
         self.bob = bob
@@ -158,6 +165,8 @@ class World:
         self.connection = connection
         self.there = there
         self.stream = stream
+        self.ends = ends
+        """How greetings end, at both of them."""
         self._number = 0
         self._tasks = trio.lowlevel.current_statistics().tasks_living
         self._sockets = open_sockets()
@@ -182,6 +191,8 @@ class World:
             "streams": {*self.connection.streams, *self.there.streams} ^ {self.stream, *self.there.streams[:1]},
             "streams in sessions": (len(self.connection._carried) - 1, len(self.there._carried) - 1) != (0, 0),
             "given up": self.connection._given_up or self.there._given_up,
+            "greetings that observers see no end of": self.ends.under_way,
+            "ends of greetings that have ended": self.ends.again,
         }
         for who, one, kept in (("Ada", self.ada, self.connection), ("Bob", self.bob, self.there)):
             everything[f"{who}'s connections"] = {*one.connections} ^ {kept}
@@ -215,7 +226,9 @@ async def world(
     handlers: dict[str, Callable[[Stream], Awaitable[object]]] | None = None,
 ) -> AsyncIterator[World]:
     """ada, bob: options of theirs. handlers: of Bob's, beside `echo/1`."""
-    async with peer(BOB, **(bob or {})) as at_bob, peer(ADA, **(ada or {})) as at_ada:
+    ends = Ends()
+    watched = {"observers": [ends]}
+    async with peer(BOB, **watched, **(bob or {})) as at_bob, peer(ADA, **watched, **(ada or {})) as at_ada:
         at_bob.handle("echo/1", echo)
         for protocol, handler in (handlers or {}).items():
             at_bob.handle(protocol, handler)
@@ -224,7 +237,7 @@ async def world(
         async with await connection.open_stream("echo/1") as stream:
             await trio.testing.wait_all_tasks_blocked(0.005)
             (there,) = at_bob.connections
-            yield World(at_ada, at_bob, listener, connection, there, stream)
+            yield World(at_ada, at_bob, listener, connection, there, stream, ends)
 
 
 # --- somebody else --------------------------------------------------------------------------------------
