@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_listen(commands)
     _add_dial(commands)
     _add_ping(commands)
+    _add_doctor(commands)
     _add_known(commands)
     _add(commands, "demo", "._demo:run", "two peers in two processes greet each other, step by step")
     return parser
@@ -210,6 +211,20 @@ def _add_ping(commands: Any) -> None:
     parser.add_argument(
         "--interval", metavar="SECONDS", type=float, default=1.0, help="between two; %(default)s by default"
     )
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "doctor",
+        "._doctor:doctor",
+        "find out what keeps you from a peer",
+        "\nIt checks, one after the other: the invite, its name, the port at each address,"
+        "\nwhat is spoken there, in which versions and suites, who is there, whether it"
+        "\nwants us, its clock, and how fast it is. It asks nobody and records nothing:"
+        "\nwith `--trust ask`, who is neither named nor known is not told who we are.",
+    )
+    _add_dialed(parser)
 
 
 def _add_dialed(parser: argparse.ArgumentParser) -> None:
