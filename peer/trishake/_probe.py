@@ -35,7 +35,7 @@ _SUITE_NOBODY_HAS: Final = 0
 _HTTP_REQUEST: Final = b"HEAD / HTTP/1.0\r\n\r\n"
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
-"""A stream to the place in question. Raises OSError, BrokenResourceError or NoResponse."""
+"""A stream to the place in question. Raises OSError, BrokenResourceError, TooSlowError or NoResponse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class Answer:
 async def hear(connect: Connect, opening: bytes, seconds: float, told_enough: Callable[[bytes], bool]) -> Answer:
     """Connect, say this, and hear what comes back. The stream is closed at once when it has told enough.
 
-    seconds: for all of it. Raises as `connect`.
+    seconds: for the answer; to connect has a deadline of its own. Raises as `connect`.
     """
+    stream = await connect()
     heard = b""
-    with trio.move_on_after(seconds):
-        stream = await connect()
-        try:
+    try:
+        with trio.move_on_after(seconds):
             if opening:
                 await stream.send_all(opening)
             while not told_enough(heard) and len(heard) < _MOST:
@@ -82,11 +82,11 @@ async def hear(connect: Connect, opening: bytes, seconds: float, told_enough: Ca
                     return Answer(heard, Cause.CLOSED)
                 heard = (heard + data)[:_MOST]
             return Answer(heard, None)
-        except trio.BrokenResourceError:
-            return Answer(heard, Cause.RESET)
-        finally:
-            with trio.CancelScope(shield=True):  # a forceful close waits for nothing
-                await trio.aclose_forcefully(stream)
+    except trio.BrokenResourceError:
+        return Answer(heard, Cause.RESET)
+    finally:
+        with trio.CancelScope(shield=True):  # a forceful close waits for nothing
+            await trio.aclose_forcefully(stream)
     return Answer(heard, Cause.TIMEOUT)
 
 
@@ -114,7 +114,8 @@ class Foreign:
     shown: str
 
     def __str__(self) -> str:
-        return f"{self.protocol or 'another protocol'}, which begins {self.shown!r}" if self.shown else "nothing"
+        name = self.protocol or "another protocol"
+        return f'{name}, which begins "{self.shown}"' if self.shown else name
 
 
 async def recognize(connect: Connect, host: str | None, tag: bytes | None, seconds: float) -> Foreign | None:
@@ -131,22 +132,29 @@ async def recognize(connect: Connect, host: str | None, tag: bytes | None, secon
         try:
             told_enough = _told_by_peer if protocol == "Trishake" else _told_by_others
             answers[protocol] = await hear(connect, opening, seconds, told_enough)
-        except (OSError, trio.BrokenResourceError, NoResponse):
-            pass  # the others may be luckier
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError, NoResponse):
+            return  # the others may be luckier
+        if protocol != "HTTP" and _named(protocol, answers[protocol]):
+            nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         for protocol, opening in openings.items():
             nursery.start_soon(ask, protocol, opening)
-    heard = {protocol: answer for protocol, answer in answers.items() if answer.data}
-    if "Trishake" in heard and heard["Trishake"].alert is not None:
-        return Foreign("Trishake", "")
-    # Who speaks first is named by that; and what a TLS server says to HTTP would hide the TLS.
+    # Who speaks first is named by that, and what a TLS server says to HTTP would hide the TLS.
     for protocol in openings:
-        if protocol in heard and (name := heard[protocol].protocol) and protocol in ("", name):
-            return Foreign(name, "" if name == "TLS" else heard[protocol].shown)
-    for answer in heard.values():
-        return Foreign(answer.protocol, answer.shown)
+        if protocol in answers and (name := _named(protocol, answers[protocol])):
+            return Foreign(name, "" if name in ("TLS", "Trishake") else answers[protocol].shown)
+    for answer in answers.values():
+        if answer.data:
+            return Foreign(answer.protocol, answer.shown)
     return None
+
+
+def _named(asked: str, answer: Answer) -> str | None:
+    """The protocol that this answer makes certain, where it was asked in this one, or in silence."""
+    if asked == "Trishake":
+        return asked if answer.alert is not None else None
+    return answer.protocol if asked in ("", answer.protocol) else None
 
 
 def _told_by_peer(heard: bytes) -> bool:

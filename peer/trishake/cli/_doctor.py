@@ -7,19 +7,17 @@ changes nothing that is stored, and says who we are to nobody who would not lear
 from __future__ import annotations
 
 import argparse
-import enum
 import math
 import os
 import stat
 import statistics
-import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import trio
 
-from trishake_protocol import Network, PeerId, Role, TrishakeError, code_name, escape
+from trishake_protocol import Network, PeerId, Role, code_name, escape
 from trishake_protocol.errors import AlertCode, VerdictCode
 from trishake_protocol.limits import EXPIRY_ALLOWANCE, VERSION
 from trishake_protocol.messages import Alert
@@ -37,14 +35,15 @@ from .._peer import Peer
 from .._probe import Foreign, asking_for_suites, asking_for_versions, first_answer, recognize
 from .._signer import Signer
 from .._tcp import Tcp
-from .._timeline import Cause, Phase, Step, Timeline, Trace
+from .._timeline import NO_SUCH_NAME, Cause, Phase, Step, Timeline, Trace
 from .._transport import Place, Transport, no_response
 from .._trust import Acceptance, Decision, Introduction, accept, reject
+from ._findings import SKIPPED, Finding, Report, Status
 from ._identities import open_identity
 from ._known import known_peers_path
 from ._networks import network_of
-from ._outcomes import ExitCode, UsageError, outcome_of
-from ._output import Output, wrapped
+from ._outcomes import ExitCode, UsageError
+from ._output import Output
 
 _CONNECT: Final = 5.0
 _GREETING: Final = 10.0
@@ -58,45 +57,6 @@ _MOST_PLACES: Final = 8
 """Of a name, that are tried: whoever answers for it may send hundreds."""
 
 _PINGS: Final = 5
-_INDENT: Final = " " * 24
-"""In front of what was found: a peer id behind it just fits into 80 columns."""
-
-
-class Status(enum.StrEnum):
-    """What came of a check."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-    SKIPPED = "skipped"
-
-
-_MARKS: Final = {
-    Status.OK: "✓",
-    Status.WARNING: "!",
-    Status.FAILED: "✗",
-    Status.UNKNOWN: "?",
-    Status.SKIPPED: "-",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found. lines: for people, safe to show; facts: for machines.
-
-    error: what it failed with, where the library has a name for that.
-    """
-
-    status: Status
-    lines: Sequence[str]
-    facts: dict[str, object] = field(default_factory=dict[str, object])
-    error: TrishakeError | None = None
-
-
-_SKIPPED: Final = Finding(Status.SKIPPED, ["skipped"])
-
-CHECKS: Final = ("invite", "name", "port", "protocol", "versions", "peer", "verdict", "clock", "speed")
 
 
 def doctor(arguments: argparse.Namespace, output: Output) -> ExitCode:
@@ -106,14 +66,14 @@ def doctor(arguments: argparse.Namespace, output: Output) -> ExitCode:
 async def _doctor(arguments: argparse.Namespace, output: Output) -> ExitCode:
     limits, altogether = _limits(arguments.timeout)
     network = network_of(arguments) or Network()
-    report = _Report(output)
-    with trio.move_on_after(altogether):
-        address, transport, finding = _check_invite(arguments.invite)
-        report.begin()
-        report.end(finding)
-        if address is not None and transport is not None:
-            identity = await open_identity(arguments, output)
-            trust = _Consultation(arguments.trust, address, known_peers_path(arguments))
+    report = Report(output)
+    report.begin()
+    address, transport, finding = _check_invite(arguments.invite)
+    report.end(finding)
+    if address is not None and transport is not None:
+        identity = await open_identity(arguments, output)
+        trust = _Consultation(arguments.trust, address, known_peers_path(arguments))
+        with trio.move_on_after(altogether):
             await _Examination(address, transport, identity, network, limits, trust).run(report)
     report.finish()
     return report.conclude()
@@ -126,95 +86,6 @@ def _limits(seconds: float | None) -> tuple[Limits, float]:
     if not 0 < seconds < math.inf:
         raise UsageError("--timeout takes a number of seconds above 0")
     return Limits(connect=seconds, greeting=seconds, close=min(1, seconds), finish=0), 12 * seconds
-
-
-# --- what is shown --------------------------------------------------------------------------------------
-
-
-class _Report:
-    """Shows each check when it is done; at a terminal its name already when it begins."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._live = not output.as_json and sys.stdout.isatty()
-        self._findings: list[Finding] = []
-        self._began = 0.0
-        self._under_way = False
-
-    @property
-    def failed(self) -> bool:
-        return any(finding.status is Status.FAILED for finding in self._findings)
-
-    def begin(self) -> None:
-        """The next check begins."""
-        self._began = trio.current_time()
-        self._under_way = True
-        if self._live:
-            number = len(self._findings)
-            print(f"  {number + 1} {CHECKS[number]:<8} …", end="", flush=True)
-
-    def end(self, finding: Finding) -> None:
-        """It is done. What could not be checked took no time."""
-        skipped = finding.status is Status.SKIPPED
-        seconds = None if skipped else trio.current_time() - self._began
-        number, name = len(self._findings) + 1, CHECKS[len(self._findings)]
-        self._findings.append(finding)
-        self._under_way = False
-        facts: dict[str, object] = {
-            "check": name,
-            "number": number,
-            "status": finding.status.value,
-            "milliseconds": None if seconds is None else round(seconds * 1000, 3),
-            **finding.facts,
-            "detail": list(finding.lines),
-        }
-        head = f"{_MARKS[finding.status]} {number} {name:<8} {_duration(seconds):>9}  "
-        rows = [head + finding.lines[0], *(_INDENT + line for line in finding.lines[1:])]
-        start = "\r" if self._live else ""
-        self._output.result(facts, start + "\n".join(wrapped(row, indent=_INDENT) for row in rows))
-
-    def finish(self) -> None:
-        """The checks that are left could not be made; one that is under way was given up."""
-        if self._under_way:
-            self.end(Finding(Status.FAILED, ["given up: the time for all checks together was up"]))
-        while len(self._findings) < len(CHECKS):
-            self.begin()
-            self.end(_SKIPPED)
-
-    def conclude(self) -> ExitCode:
-        """Say the first thing that is wrong, and what to do about it."""
-        for number, finding in enumerate(self._findings):
-            if finding.status is Status.FAILED:
-                return self._conclude_failure(CHECKS[number], number + 1, finding)
-        odd = [CHECKS[i] for i, finding in enumerate(self._findings) if finding.status is Status.WARNING]
-        text = f"It works. Look at what is marked with !: {', '.join(odd)}." if odd else "All is well."
-        facts: dict[str, object] = {"outcome": "accepted", "failed": None, "warnings": odd}
-        self._output.result({**facts, "exit_code": int(ExitCode.OK), "message": text}, "\n" + wrapped(text))
-        return ExitCode.OK
-
-    def _conclude_failure(self, name: str, number: int, finding: Finding) -> ExitCode:
-        outcome = None if finding.error is None else outcome_of(finding.error)
-        code = ExitCode.NO_RESPONSE if outcome is None else outcome.code
-        facts: dict[str, object] = {"outcome": "no response"} if outcome is None else outcome.facts
-        match finding.error:
-            case DialError() as error:
-                text = error.explain()
-            case None:
-                text = ". ".join(finding.lines) + "."
-            case error:
-                text = str(error)
-        first = f"The first thing that is wrong is check {number}, {name}."
-        self._output.result(
-            {**facts, "failed": name, "exit_code": int(code), "message": text},
-            f"\n{first}\n{wrapped(text, indent='')}",
-        )
-        return code
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds * 1000:.1f} ms" if seconds < 9.9 else f"{seconds:.2f} s"
 
 
 # --- 1: the invite --------------------------------------------------------------------------------------
@@ -297,7 +168,7 @@ class _Examination:
         self._connection: Connection | None = None
         self._error: DialError | None = None
 
-    async def run(self, report: _Report) -> None:
+    async def run(self, report: Report) -> None:
         checks: tuple[Callable[[], Awaitable[Finding]], ...] = (
             self._check_name,
             self._check_port,
@@ -313,7 +184,7 @@ class _Examination:
                 report.begin()
                 # The other side's clock is known from its greeting, whatever came of that.
                 possible = not report.failed or check == self._check_clock
-                report.end(await check() if possible else _SKIPPED)
+                report.end(await check() if possible else SKIPPED)
             self._nursery.cancel_scope.cancel()
 
     async def _check_name(self) -> Finding:
@@ -325,6 +196,8 @@ class _Examination:
                 places = await self._transport.resolve(self._address)
         except (OSError, trio.TooSlowError) as error:
             return self._no_response(no_response(Phase.RESOLVE, error, trio.current_time() - started))
+        if not places:
+            return self._no_response(NoResponse(Phase.RESOLVE, Cause.UNREACHABLE, detail=NO_SUCH_NAME))
         self._places = places[:_MOST_PLACES]
         endpoints = [self._endpoint_of(place) for place in self._places]
         self._trace.places = dict.fromkeys(endpoints)
@@ -396,7 +269,7 @@ class _Examination:
             answer = await first_answer(self._connect, asking_for_versions(self._network.tag), self._patience)
         except NoResponse as error:
             return await self._check_wrapping(error)
-        except (OSError, trio.BrokenResourceError) as error:
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
             return await self._check_wrapping(no_response(Phase.CONNECT, error, trio.current_time() - started))
         self._trace.mark(Step.CONNECTED)
         self._trace.mark(Step.SYN_SENT)
@@ -444,15 +317,15 @@ class _Examination:
                 preface = asking_for_suites(self._network.tag)
                 answer = await first_answer(self._connect, preface, self._patience)
                 suites = None if answer.alert is None else answer.alert.suites
-            except (NoResponse, OSError, trio.BrokenResourceError):
+            except (NoResponse, OSError, trio.BrokenResourceError, trio.TooSlowError):
                 pass  # not told, as where nothing was answered
         facts: dict[str, object] = {"versions": versions, "suites": suites}
         lines = [
-            "versions not told"
-            if versions is None
-            else f"versions {versions[0]} to {versions[1]}; we speak {VERSION}",
+            "versions not told" if versions is None else _versions(*versions),
             "suites not told" if suites is None else f"suites {', '.join(map(_suite, suites))}",
         ]
+        if self._alert is not None and versions is None:
+            lines.append(f"it said {code_name(self._alert.code)} instead")
         ours = self._network.default_suites
         if versions is not None and not versions[0] <= VERSION <= versions[1]:
             rejected = Rejected(AlertCode.UNSUPPORTED_VERSION, authenticated=False, versions=versions)
@@ -500,7 +373,7 @@ class _Examination:
     async def _check_clock(self) -> Finding:
         timeline = self._timeline
         if timeline is None or (seconds := timeline.clock_difference) is None:
-            return _SKIPPED
+            return SKIPPED
         # Its greeting has whole seconds, and took a moment to come here.
         line = (
             f"{abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} ours" if abs(seconds) > 1 else "as ours"
@@ -556,11 +429,13 @@ class _Examination:
 
     async def _connect(self) -> trio.abc.Stream:
         """To the first place that has answered, with the handshakes of the transport."""
-        return await self._transport.connect(self._address, self._place, self._nursery)
+        with trio.fail_after(self._limits.connect):
+            return await self._transport.connect(self._address, self._place, self._nursery)
 
     async def _knock(self) -> trio.abc.Stream:
         """The same without them."""
-        return await self._carrier.connect(self._address, self._place, self._nursery)
+        with trio.fail_after(self._limits.connect):
+            return await self._carrier.connect(self._address, self._place, self._nursery)
 
     def _dial_soon(self) -> None:
         if not self._dialing:
