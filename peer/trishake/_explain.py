@@ -20,9 +20,10 @@ def paragraph(timeline: Timeline, what: str, decided: str, retry: str, advice: s
 
     others: the other addresses that were dialed, each with what came of it.
     """
-    parts = [f"{_subject(timeline)}: {what}.", _step(timeline), decided, retry, advice, _ids(timeline)]
+    parts = [f"{_subject(timeline)}: {what}.", _step(timeline), decided, _ids(timeline)]
     if others:
         parts.append(f"The other addresses: {', '.join(others)}.")
+    parts += [retry, advice]  # which may end with a command that is to be copied
     return " ".join(filter(None, parts))
 
 
