@@ -28,7 +28,7 @@ def paragraph(timeline: Timeline, what: str, decided: str, retry: str, advice: s
 
 
 def _subject(timeline: Timeline) -> str:
-    where = timeline.address or "a stream"
+    where = escape(timeline.address or "a stream")
     if timeline.role is Role.RESPONDER:
         return f"A dial from {where}" if timeline.address else "A dial over a stream"
     whom = f" ({timeline.peer.short})" if timeline.peer is not None else ""
@@ -73,7 +73,7 @@ def account_of_silence(
 
 
 def _unresolved(cause: Cause, detail: str | None, timeline: Timeline) -> tuple[str, str]:
-    name = (timeline.address or "").rpartition(":")[0]
+    name = escape((timeline.address or "").rpartition(":")[0])
     if cause is Cause.TIMEOUT:
         return (
             f"looking up the name {name} took too long",
