@@ -32,6 +32,7 @@ from trishake import (
     Progress,
     Step,
     Tls,
+    accept,
     anyone,
     blocked,
     reject,
@@ -329,6 +330,7 @@ async def test_whom_the_file_of_known_peers_has_there_is_said(doctor: Doctor, ad
         found = await doctor(unnamed(listener), timeout="5", both=True)
         assert (found.code, found.statuses()) == (ExitCode.WRONG_IDENTITY, "ooooofsos")
         assert found.checks["peer"]["known"] == "changed"
+        assert found.conclusion["message"].endswith(f" --known {known.path}")
         found = await doctor(listener.invite, timeout="5", both=True)
         assert (found.code, found.statuses()) == (ExitCode.OK, "ooooowooo")
         assert found.conclusion["warnings"] == ["peer"]
@@ -437,6 +439,7 @@ async def test_what_is_no_invite_is_said_before_anything_is_tried(doctor: Doctor
     found = await doctor(invite, both=True)
     assert (found.code, found.statuses()) == (ExitCode.USAGE, "fssssssss")
     assert found.conclusion["failed"] == "invite"
+    assert invite in found.conclusion["message"]
 
 
 # --- somebody else is there -----------------------------------------------------------------------------

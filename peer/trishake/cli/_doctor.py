@@ -96,7 +96,7 @@ def _check_invite(text: str) -> tuple[Address | None, Transport | None, Finding]
         address = Address.parse(text)
         transport = _transport_of(address)
     except InvalidAddress as error:
-        return None, None, Finding(Status.FAILED, [escape(str(error))], error=error)
+        return None, None, Finding(Status.FAILED, ["this cannot be dialed"], error=error)
     who = "it names nobody: --trust decides who may answer" if address.peer is None else str(address.peer)
     where = str(replace(address, peer=None))
     facts: dict[str, object] = {"address": where, "peer": None if address.peer is None else str(address.peer)}
