@@ -484,6 +484,12 @@ async def test_a_unix_socket_is_a_file_at_which_somebody_listens(
     assert (found.code, found.statuses()) == (ExitCode.NO_RESPONSE, statuses)
 
 
+async def test_a_path_of_somebodys_invite_is_escaped(doctor: Doctor, tmp_path: Path) -> None:
+    async with listening(address=f"unix://{tmp_path}/red\x1b[31m") as listener:
+        assert (await doctor(listener.invite, timeout="5", both=True)).code == ExitCode.OK
+    assert (await doctor(listener.invite, both=True)).code == ExitCode.NO_RESPONSE
+
+
 @pytest.mark.parametrize(
     "invite", ["nonsense", "tcp://127.0.0.1", f"tcp://{'a' * 56}@127.0.0.1:1", "mem://bob", "smtp://host:25"]
 )
@@ -523,6 +529,7 @@ async def test_a_web_server_is_named(doctor: Doctor, web_server: int, scheme: st
     assert (found.code, found.statuses()) == (ExitCode.NO_RESPONSE, "ooofsssss")
     assert (found.conclusion["cause"], found.conclusion["protocol"]) == ("foreign", "HTTP")
     assert "HTTP/1.0 " in found.said("protocol")
+    assert found.checks["protocol"]["protocol"] == "HTTP"
     if scheme == "tcp":
         assert "418" in found.said("protocol")
 

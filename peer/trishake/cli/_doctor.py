@@ -247,12 +247,12 @@ class _Examination:
             if isinstance(told, NoResponse):
                 silent.append(told)
                 self._trace.places[endpoint] = told.detail or str(told.cause)
-                lines.append(f"{endpoint}  {_why_closed(told)}")
+                lines.append(f"{escape(endpoint)}  {_why_closed(told)}")
                 facts.append({"endpoint": endpoint, "milliseconds": None, "failure": str(told.cause)})
             else:
                 self._place = place if self._place is None else self._place
                 what = "somebody listens" if self._address.scheme == "unix" else "open"
-                lines.append(f"{endpoint}  {what}, {told * 1000:.1f} ms")
+                lines.append(f"{escape(endpoint)}  {what}, {told * 1000:.1f} ms")
                 facts.append({"endpoint": endpoint, "milliseconds": round(told * 1000, 3), "failure": None})
         if len(silent) == len(self._places):
             return replace(self._no_response(silent[0]), lines=lines, facts={"places": facts})
@@ -453,7 +453,8 @@ class _Examination:
         """fail: it is of no dial, and what it ends is our own trace."""
         if fail:
             self._trace.fail(error)
-        return Finding(Status.FAILED, [_why_closed(error)], {"cause": str(error.cause)}, error)
+        facts: dict[str, object] = {"cause": str(error.cause), "protocol": error.protocol}
+        return Finding(Status.FAILED, [_why_closed(error)], facts, error)
 
 
 class _Watch(Observer):
@@ -548,7 +549,8 @@ _WHY_CLOSED: Final = {
 
 def _why_closed(error: NoResponse) -> str:
     """What a place said."""
-    what = _WHY_CLOSED.get(error.cause, str(error.cause))
+    foreign = error.protocol or "another protocol"
+    what = foreign if error.cause is Cause.FOREIGN else _WHY_CLOSED.get(error.cause, str(error.cause))
     return f"{what} ({escape(error.detail)})" if error.detail else what
 
 
