@@ -96,7 +96,7 @@ class DialError(TrishakeError):
 
         timeline = self.timeline
         what, advice = self._account(timeline)
-        others = [f"{attempt.address} {attempt.counted_as}" for attempt in self.attempts]
+        others = [f"{escape(str(attempt.address))} {attempt.counted_as}" for attempt in self.attempts]
         return paragraph(timeline, what, self._decided(), self._retry(), advice, others)
 
     def _account(self, timeline: Timeline) -> tuple[str, str]:
@@ -136,7 +136,7 @@ class DialError(TrishakeError):
         self.peer = trace.peer = self.peer or trace.peer
 
     def _at(self) -> str:
-        return f" [{self.address}]" if self.address else ""
+        return f" [{escape(self.address)}]" if self.address else ""
 
 
 class NoResponse(DialError):

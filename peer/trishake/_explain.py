@@ -20,14 +20,15 @@ def paragraph(timeline: Timeline, what: str, decided: str, retry: str, advice: s
 
     others: the other addresses that were dialed, each with what came of it.
     """
-    parts = [f"{_subject(timeline)}: {what}.", _step(timeline), decided, retry, advice, _ids(timeline)]
+    parts = [f"{_subject(timeline)}: {what}.", _step(timeline), decided, _ids(timeline)]
     if others:
         parts.append(f"The other addresses: {', '.join(others)}.")
+    parts += [retry, advice]  # which may end with a command that is to be copied
     return " ".join(filter(None, parts))
 
 
 def _subject(timeline: Timeline) -> str:
-    where = timeline.address or "a stream"
+    where = escape(timeline.address or "a stream")
     if timeline.role is Role.RESPONDER:
         return f"A dial from {where}" if timeline.address else "A dial over a stream"
     whom = f" ({timeline.peer.short})" if timeline.peer is not None else ""
@@ -72,7 +73,7 @@ def account_of_silence(
 
 
 def _unresolved(cause: Cause, detail: str | None, timeline: Timeline) -> tuple[str, str]:
-    name = (timeline.address or "").rpartition(":")[0]
+    name = escape((timeline.address or "").rpartition(":")[0])
     if cause is Cause.TIMEOUT:
         return (
             f"looking up the name {name} took too long",

@@ -87,7 +87,7 @@ class EventLog(Observer):
         if not is_wanted(level):
             return
         who = "with somebody" if progress.peer is None else f"with {progress.peer}"
-        where = f" [{progress.address}]" if progress.address else ""
+        where = f" [{escape(progress.address)}]" if progress.address else ""
         what = "accepted" if done else progress.step.label
         log_event(
             level,

@@ -104,7 +104,6 @@ async def open_stream(
     """
     started = trio.current_time()
     phase = Phase.RESOLVE
-    detail = None
     try:
         with trio.fail_after(limits.connect):
             places = await transport.resolve(address)
@@ -126,35 +125,34 @@ async def open_stream(
     except NoResponse as error:
         error.elapsed = trio.current_time() - started
         raise
-    except trio.TooSlowError:
-        cause = Cause.TIMEOUT
-    except stdlib_socket.gaierror as error:
-        cause, detail = Cause.UNREACHABLE, _NAME_ERRORS.get(error.errno or 0, error.strerror)
-    except OSError as error:
-        cause, detail = _cause_of(error)
-    except trio.BrokenResourceError as error:
-        cause, detail = Cause.CLOSED, str(error) or None
-    raise NoResponse(phase, cause, elapsed=trio.current_time() - started, detail=detail)
+    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+        failure = no_response(phase, error, trio.current_time() - started)
+    raise failure
 
 
-def _cause_of(error: OSError) -> tuple[Cause, str | None]:
-    """Why there was no connection, and what the system says of it, where the cause does not say as much."""
-    cause = _CAUSES.get(error.errno or 0, Cause.UNREACHABLE)
-    if cause is not Cause.UNREACHABLE:
-        return cause, None
-    return cause, os.strerror(error.errno) if error.errno else str(error) or None
+def no_response(
+    phase: Phase, error: OSError | trio.BrokenResourceError | trio.TooSlowError, elapsed: float
+) -> NoResponse:
+    """What it means that `resolve` or `connect` raised this, or took too long. elapsed: seconds."""
+    detail: str | None = None
+    match error:
+        case stdlib_socket.gaierror():
+            cause, detail = Cause.UNREACHABLE, _NAME_ERRORS.get(error.errno or 0, error.strerror)
+        case OSError():
+            cause = _CAUSES.get(error.errno or 0, Cause.UNREACHABLE)
+            if cause is Cause.UNREACHABLE:  # of the others, the cause says as much
+                detail = os.strerror(error.errno) if error.errno else str(error) or None
+        case trio.BrokenResourceError():
+            cause, detail = Cause.CLOSED, str(error) or None
+        case _:
+            cause = Cause.TIMEOUT
+    return NoResponse(phase, cause, elapsed=elapsed, detail=detail)
 
 
 def _told(error: OSError | trio.BrokenResourceError | NoResponse) -> str:
     """What one of several places said."""
-    match error:
-        case NoResponse():
-            return error.detail or str(error.cause)
-        case OSError():
-            cause, detail = _cause_of(error)
-            return detail or str(cause)
-        case _:
-            return str(error) or str(Cause.CLOSED)
+    said = error if isinstance(error, NoResponse) else no_response(Phase.CONNECT, error, 0)
+    return said.detail or str(said.cause)
 
 
 async def _race(

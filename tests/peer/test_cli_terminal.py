@@ -26,6 +26,7 @@ COMMANDS = [
     ("listen",),
     ("dial",),
     ("ping",),
+    ("doctor",),
     ("known",),
     ("known", "list"),
     ("known", "forget"),

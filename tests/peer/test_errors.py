@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import trio
 
 from trishake import (
+    Address,
     AlertCode,
     BadHandshake,
     BadMessage,
@@ -21,6 +23,7 @@ from trishake import (
     LocalProtocolError,
     MessageTooLarge,
     NoResponse,
+    Peer,
     Phase,
     ProtocolError,
     Refused,
@@ -39,7 +42,7 @@ from trishake import (
     reject,
 )
 
-from .conftest import ADA, BOB
+from .conftest import ADA, BOB, Resolver
 
 WHERE = "192.0.2.7:4711"
 CODES: list[AlertCode | VerdictCode] = [*AlertCode, *(code for code in VerdictCode if code.name != "READY")]
@@ -226,6 +229,22 @@ def test_without_an_address_none_is_shown(error: DialError) -> None:
 @pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
 def test_the_other_sides_text_is_escaped_before_it_is_shown(error: DialError) -> None:
     assert_harmless(at(error))
+
+
+async def test_an_address_of_somebodys_invite_is_escaped_before_it_is_shown(
+    resolver: Resolver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "trishake")
+    names = ["a\x1b[0m\x9b\u202e", "b\x1b\x7f"]
+    resolver.names |= {name: OSError("it has no address") for name in names}
+    async with Peer(ADA) as peer:
+        with pytest.raises(NoResponse) as caught:
+            await peer.dial(*(Address(name, 4711) for name in names))
+    assert caught.value.attempts
+    assert caught.value.address == f"{names[0]}:4711"
+    for shown in (str(caught.value), caught.value.explain(), caplog.text):
+        assert_harmless(shown.replace("\n", ""))
+    assert "\\x1b[0m" in caplog.text
 
 
 def test_the_text_itself_is_kept_as_it_came() -> None:

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_listen(commands)
     _add_dial(commands)
     _add_ping(commands)
+    _add_doctor(commands)
     _add_known(commands)
     _add(commands, "demo", "._demo:run", "two peers in two processes greet each other, step by step")
     return parser
@@ -212,11 +213,29 @@ def _add_ping(commands: Any) -> None:
     )
 
 
-def _add_dialed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("invite", metavar="INVITE", help="scheme://<peer id>@host:port, or without the id")
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, help="to connect, and again to greet; 10 by default"
+def _add_doctor(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "doctor",
+        "._doctor:doctor",
+        "find out what keeps you from a peer",
+        "\nIt checks, one after the other: the invite, its name, the port at each address,"
+        "\nwhat is spoken there, in which versions and suites, who is there, whether it"
+        "\nwants us, its clock, and how fast it is. It asks nobody and records nothing:"
+        "\nwith `--trust ask`, who is neither named nor known is not told who we are."
+        "\nThe first thing that is wrong is said at the end. Exit codes: as of `dial`.",
     )
+    _add_dialed(
+        parser, "to connect, 5 by default, and to greet, 10; twelve times that, or 60, for all checks together"
+    )
+
+
+def _add_dialed(
+    parser: argparse.ArgumentParser, timeout: str = "to connect, and again to greet; 10 by default"
+) -> None:
+    """timeout: what it is for."""
+    parser.add_argument("invite", metavar="INVITE", help="scheme://<peer id>@host:port, or without the id")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, help=timeout)
     trust = parser.add_argument_group("who may answer")
     trust.add_argument(
         "--trust",
