@@ -12,7 +12,8 @@ known by identity (_registry.py), with many a `Stream` (_stream.py), which a han
 which can carry messages (_messages.py). `initiate` and `respond` greet over any stream of yours, and give a
 `SecureStream` (_secure_stream.py). Each greeting has a `Timeline` (_timeline.py), each failure explains itself
 (_explain.py). What happens is told to every `Observer` (_observer.py, _observers.py), logged (_events.py),
-counted (_statistics.py), and for OpenTelemetry (_telemetry.py) made spans; _key_log.py is for dissectors, where it is asked for.
+counted (_statistics.py), and for OpenTelemetry made spans (_telemetry.py); _key_log.py is for dissectors, where
+it is asked for.
 
 What a first dial over TCP does not need is loaded when it is first asked for: `_LATER`.
 """
