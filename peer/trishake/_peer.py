@@ -61,8 +61,8 @@ from ._wire import Wire
 if TYPE_CHECKING:
     from ._keep import Keeper
 
-_SCHEMES: Final = ("tcp", "unix", "tls", "ws", "wss", "mem")
-"""Of the transports that come with Trishake: `_built_in` makes them."""
+SCHEMES: Final = ("tcp", "unix", "tls", "ws", "wss", "mem")
+"""Of the transports that come with Trishake: `transport_for` makes them."""
 
 _RETRY_WHEN_FULL: Final = 30
 """Seconds that a dialer is asked to wait when every connection is taken."""
@@ -110,7 +110,7 @@ class Peer:
         )
         self._limits = limits or Limits()
         self._tally = Tally(observers)
-        self._transports: dict[str, Transport | None] = dict.fromkeys(_SCHEMES)
+        self._transports: dict[str, Transport | None] = dict.fromkeys(SCHEMES)
         """None: made when it is first used."""
         self._transports |= {scheme: transport for transport in transports for scheme in transport.schemes}
         self._addresses = AddressBook()
@@ -421,7 +421,7 @@ class Peer:
             raise InvalidAddress(f"'{address}': no transport for {scheme}://; there are {known}")
         transport = self._transports[scheme]
         if transport is None:
-            transport = self._transports[scheme] = _built_in(scheme)
+            transport = self._transports[scheme] = transport_for(scheme)
         return transport
 
     async def _dial(
@@ -596,8 +596,8 @@ class Peer:
         return Trace(role, self.id, self._profile.network.name, address, self._tally)
 
 
-def _built_in(scheme: str) -> Transport:
-    """The transport of one of `_SCHEMES`; all but the first are loaded with the first address that needs one."""
+def transport_for(scheme: str) -> Transport:
+    """The transport of one of SCHEMES; all but the first are loaded with the first address that needs one."""
     match scheme:
         case "tcp":
             return Tcp()

@@ -31,7 +31,7 @@ from .._known_peers import KnownPeers
 from .._limits import Limits
 from .._observer import Observer, Progress
 from .._observers import Observers
-from .._peer import Peer
+from .._peer import SCHEMES, Peer, transport_for
 from .._probe import Foreign, asking_for_suites, asking_for_versions, first_answer, recognize
 from .._signer import Signer
 from .._tcp import Tcp
@@ -104,30 +104,15 @@ def _check_invite(text: str) -> tuple[Address | None, Transport | None, Finding]
 
 
 def _transport_of(address: Address) -> Transport:
-    match address.scheme:
-        case "tcp":
-            return Tcp()
-        case "unix":
-            from .._unix import Unix
-
-            return Unix()
-        case "tls":
-            from .._tls import Tls
-
-            return Tls()
-        case "ws" | "wss":
-            from .._websocket import WebSocket
-
-            return WebSocket()
-        case "mem":
-            raise InvalidAddress(
-                f"'{address}': what listens in the memory of a process can be dialed within that process alone, "
-                "not from here"
-            )
-        case scheme:
-            raise InvalidAddress(
-                f"'{address}': no transport for {scheme}:// here; there are tcp, tls, ws, wss, unix"
-            )
+    if address.scheme == "mem":
+        raise InvalidAddress(
+            f"'{address}': what listens in the memory of a process can be dialed within that process alone, "
+            "not from here"
+        )
+    if address.scheme not in SCHEMES:
+        known = ", ".join(scheme for scheme in SCHEMES if scheme != "mem")
+        raise InvalidAddress(f"'{address}': no transport for {address.scheme}:// here; there are {known}")
+    return transport_for(address.scheme)
 
 
 # --- 2 to 9 ---------------------------------------------------------------------------------------------
