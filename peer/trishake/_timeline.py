@@ -205,6 +205,22 @@ class Timeline:
             ],
         }
 
+    def picture(self, width: int = 80, *, other: Timeline | None = None) -> str:
+        """A sequence diagram in text, without colours, no line of it longer than width columns.
+
+        other: the other side's timeline of the same greeting, for its times too; clocks that differ are seen.
+        Raises ValueError for a width below 64, or an `other` of another greeting or of the same side.
+        """
+        from ._diagram import picture  # here, not above: most programs never come to that
+
+        return picture(self, width, other)
+
+    def svg(self, *, other: Timeline | None = None) -> str:
+        """The same as an SVG document. Raises ValueError as `picture`."""
+        from ._diagram import svg
+
+        return svg(self, other)
+
     def __str__(self) -> str:
         """A table of the steps, a line each, and one that says how it ended."""
         lines = [f"{'step':<19}{'ms':>10}{'sent':>8}{'received':>10}"]
