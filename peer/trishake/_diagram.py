@@ -212,8 +212,15 @@ def _fails(event: _Event, entry: TimelineEntry, timeline: Timeline) -> None:
         event.receives = _kind(timeline.reason)
         event.reason = event.label = _plain(timeline.reason)
         event.number = None
-    elif timeline.outcome == "no response" and entry.received:
-        event.receives = _UNNAMED
+    elif timeline.outcome == "no response":
+        awaited = _RECEIVES.get((timeline.role, entry.step))
+        if awaited is None:
+            event.label = f"not {entry.step.label}"
+        elif entry.received:
+            event.receives, event.label = _UNNAMED, f"no whole {awaited}"
+        else:
+            event.label = f"no {awaited}"
+        event.number = None
 
 
 def _implied(timeline: Timeline) -> list[_Event]:
@@ -365,16 +372,22 @@ def _ended(timeline: Timeline) -> list[str]:
     role, after = timeline.role, f"after {_milliseconds(timeline.seconds)} ms"
     if timeline.outcome == "accepted":
         return [f"The {role.value}: accepted, {after}."]
-    who = {"no response": "nobody decided so", "rejected": f"the {role.other.value} decided so"}.get(
-        timeline.outcome, f"the {role.value} decided so"
-    )
+    match timeline.outcome:
+        case "no response":
+            who = "nobody decided so"
+        case "rejected" if timeline.reason is not None and _is_verdict(timeline.reason):
+            who = f"the {role.other.value} decided so"
+        case "rejected":
+            who = f"the {role.other.value} decided so, if the ALERT is its own"
+        case _:
+            who = f"the {role.value} decided so"
     reason = "" if timeline.reason is None else f": {_plain(timeline.reason)}"
     failing = [entry.step for entry in timeline.entries if entry.failed]
     where = ""
     if failing:
         steps = STEPS[role]
-        where = f' at step {steps.index(failing[0]) + 1} of its {len(steps)}, "{failing[0].label}"'
-    return [f"✗ The {role.value}: {_plain(timeline.outcome)}{reason};{where} {after}; {who}."]
+        where = f', at step {steps.index(failing[0]) + 1} of its {len(steps)}, "{failing[0].label}",'
+    return [f"✗ The {role.value}: {_plain(timeline.outcome)}{reason}{where} {after}; {who}."]
 
 
 def _not_seen(rows: Sequence[_Event]) -> list[str]:
@@ -428,7 +441,7 @@ def picture(timeline: Timeline, width: int, other: Timeline | None = None, paint
     for note in diagram.notes:
         wrapped = textwrap.wrap(note, width, subsequent_indent="  ")
         lines += [paint("bad", line) for line in wrapped] if note.startswith("✗") else wrapped
-    if not beside:
+    if not beside and any(event.number for event in diagram.rows):
         lines += ["", *_classic_table(diagram, paint)]
     return "\n".join(lines)
 
@@ -637,12 +650,12 @@ def _svg_row(event: _Event, y: float, classic: str | None) -> list[str]:
 
 
 def _svg_arrow(arrow: _Arrow) -> list[str]:
-    """From where it was sent to where it came; where one of the two is not known, a row away."""
-    start = arrow.row if arrow.row is not None else (arrow.end or 0) - 0.8
-    end = arrow.end if arrow.end is not None else start + 0.8
+    """From where it was sent to where it came; where one of the two is not known, it does not touch that side."""
+    start = arrow.row if arrow.row is not None else (arrow.end or 0) - 0.6
+    end = arrow.end if arrow.end is not None else start + 0.6
     to_right = 1 if arrow.sender is Role.INITIATOR else -1
-    from_x = _LINE_X[arrow.sender] + 13 * to_right
-    to_x = _LINE_X[arrow.sender.other] - 13 * to_right
+    from_x = _LINE_X[arrow.sender] + (13 if arrow.row is not None else 40) * to_right
+    to_x = _LINE_X[arrow.sender.other] - (13 if arrow.end is not None else 40) * to_right
     from_y, to_y = _y(start), _y(end)
     length = ((to_x - from_x) ** 2 + (to_y - from_y) ** 2) ** 0.5
     along_x, along_y = (to_x - from_x) / length, (to_y - from_y) / length

@@ -205,6 +205,16 @@ class Timeline:
             ],
         }
 
+    @classmethod
+    def from_dict(cls, facts: object) -> Timeline:
+        """What `as_dict` gave, here or in another process; times to the microsecond.
+
+        Raises ValueError for anything else; what is said in it is not checked any further.
+        """
+        from ._recorded import recorded_timeline  # here, not above: most programs never come to that
+
+        return recorded_timeline(facts)
+
     def picture(self, width: int = 80, *, other: Timeline | None = None) -> str:
         """A sequence diagram in text, without colours, no line of it longer than width columns.
 
