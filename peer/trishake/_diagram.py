@@ -39,7 +39,7 @@ CLASSIC: Final = {
 }
 """The steps of TCP's handshake, in the numbers of section 1 of the specification."""
 
-_PROVED: Final = {4: "who answers", 6: "who dials", 7: "that both hold the keys"}
+_PROVED: Final = {4: "who answers", 6: "who dials", 7: "both hold the keys"}
 """What our step proves; TCP's prove nothing of it."""
 
 _ORDER: Final = (
@@ -87,9 +87,6 @@ _IMPLIED: Final = {
 }
 """What the other side must have done, where ours has taken this step."""
 
-_UNNAMED: Final = "bytes"
-"""What came, and was no whole message."""
-
 
 # --- what happened --------------------------------------------------------------------------------------
 
@@ -99,6 +96,7 @@ class _Event:
     """One row. at: seconds, None where that side's clock is not known. rank: its place where there is none.
 
     sends, receives: a message's name. reason: what an ALERT or a VERDICT says. size: its bytes, or 0.
+    partial: what came is less than that message, or something else.
     """
 
     role: Role
@@ -111,6 +109,7 @@ class _Event:
     receives: str | None = None
     reason: str | None = None
     size: int = 0
+    partial: bool = False
 
     @property
     def text(self) -> str:
@@ -138,9 +137,8 @@ class _Arrow:
     def label(self, room: int) -> str:
         """As much of its name, what it says and its size as there is room for."""
         size = f"{self.size} B" if self.size else ""
-        name = "" if self.name == _UNNAMED else self.name
-        said = f"{name} {self.reason}" if self.reason else name
-        for parts in ((said, size), (said,), (name, size), (name,)):
+        said = f"{self.name} {self.reason}" if self.reason else self.name
+        for parts in ((said, size), (said,), (self.name, size), (self.name,)):
             label = ", ".join(filter(None, parts))
             if len(label) <= room:
                 return label
@@ -217,7 +215,7 @@ def _fails(event: _Event, entry: TimelineEntry, timeline: Timeline) -> None:
         if awaited is None:
             event.label = f"not {entry.step.label}"
         elif entry.received:
-            event.receives, event.label = _UNNAMED, f"no whole {awaited}"
+            event.receives, event.partial, event.label = awaited, True, f"no whole {awaited}"
         else:
             event.label = f"no {awaited}"
         event.number = None
@@ -238,10 +236,11 @@ def _implied(timeline: Timeline) -> list[_Event]:
         if not event.failed or event.receives is None:
             continue
         before = event.rank - 0.5
-        if event.receives == "VERDICT":
+        if (role, event.receives, event.partial) == (Role.RESPONDER, "VERDICT", False):
             events.append(_Event(role, Step.ACK_RECEIVED.label, None, before, receives="ACK"))
-        label = f"{event.receives} sent"
-        events.append(_Event(role, label, None, before, sends=event.receives, reason=event.reason))
+        label = "bytes sent" if event.partial else f"{event.receives} sent"
+        sent = _Event(role, label, None, before, sends=event.receives, reason=event.reason, partial=event.partial)
+        events.append(sent)
     return events
 
 
@@ -282,9 +281,9 @@ def _shift(ours: Iterable[_Event], theirs: Sequence[_Event]) -> float:
                 most = min(most, our.at - their.at)
     if least <= 0 <= most:
         return 0.0
-    if least > most:  # no clock does that: one of the two ran on while it was set
-        return 0.0
-    return least if most == float("inf") else most if least == float("-inf") else (least + most) / 2
+    if least == float("-inf") or most == float("inf"):
+        return least if most == float("inf") else most
+    return (least + most) / 2
 
 
 def _diagram(timeline: Timeline, other: Timeline | None) -> _Diagram:
@@ -345,12 +344,12 @@ def _arrows(rows: Sequence[_Event]) -> list[_Arrow]:
         if end is not None:
             met.add(end)
             size, failed = size or rows[end].size, failed or rows[end].failed
-        arrows.append(_Arrow(event.role, event.sends, reason, size, row, end, failed))
+        name = "" if event.partial else event.sends
+        arrows.append(_Arrow(event.role, name, reason, size, row, end, failed))
     for row, event in enumerate(rows):
         if event.receives is not None and row not in met:
-            arrows.append(
-                _Arrow(event.role.other, event.receives, event.reason, event.size, None, row, event.failed)
-            )
+            name = "" if event.partial else event.receives
+            arrows.append(_Arrow(event.role.other, name, event.reason, event.size, None, row, event.failed))
     return arrows
 
 
@@ -442,7 +441,7 @@ def picture(timeline: Timeline, width: int, other: Timeline | None = None, paint
         wrapped = textwrap.wrap(note, width, subsequent_indent="  ")
         lines += [paint("bad", line) for line in wrapped] if note.startswith("✗") else wrapped
     if not beside and any(event.number for event in diagram.rows):
-        lines += ["", *_classic_table(diagram, paint)]
+        lines += ["", *_classic_table(diagram, width, paint)]
     return "\n".join(lines)
 
 
@@ -472,20 +471,22 @@ def _drawn(arrow: _Arrow, room: int) -> str:
     return f"{body}▶" if arrow.sender is Role.INITIATOR else f"◀{body}"
 
 
-def _classic_table(diagram: _Diagram, paint: Paint) -> list[str]:
+def _classic_table(diagram: _Diagram, width: int, paint: Paint) -> list[str]:
     """Step by step, TCP's handshake and ours: below, where there is no room beside."""
-    lines = [paint("weak", f"   {'TCP, for comparison':<21}{'here':<25}{'ms':>9}  what it proves")]
+    head = f"   {'TCP, for comparison':<20}{'here':<{_LABEL + 1}}{'ms':>9}  what it proves"
+    room = width - 55  # for what it proves
+    lines = [paint("weak", head[:width] if room > len(_PROVED[7]) else head[:55])]
     for number, classic in CLASSIC.items():
         ours = [event for event in diagram.rows if event.number == number]
         happened = next((event for event in reversed(ours) if event.at is not None), ours[-1] if ours else None)
         if happened is None:
-            lines.append(paint("weak", f" {number} {classic:<21}–"))
+            lines.append(paint("weak", f" {number} {classic:<20}–"))
             continue
         time = "" if happened.at is None else _milliseconds(happened.at)
         mark = "✗ " if happened.failed else ""
-        proved = "" if happened.failed else _PROVED.get(number, "")
-        here = f"{_clipped(mark + happened.label, 24):<25}"
-        lines.append(f" {number} {classic:<21}{paint(_weight(happened), here)}{time:>9}  {proved}".rstrip())
+        proved = "" if happened.failed or room <= len(_PROVED[7]) else _PROVED.get(number, "")
+        here = paint(_weight(happened), f"{mark + happened.label:<{_LABEL + 1}}")
+        lines.append(f" {number} {classic:<20}{here}{time:>9}  {proved}".rstrip())
     return lines
 
 
@@ -668,7 +669,7 @@ def _svg_arrow(arrow: _Arrow) -> list[str]:
     style = " failed" if arrow.failed else ""
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in tip)
     label = arrow.label(30)
-    text_y = (_y(arrow.row) + _PITCH / 2 if arrow.row is not None else to_y - 0.4 * _PITCH) - 13
+    text_y = from_y + 2 if arrow.row is not None else to_y + 8
     return [
         f'<line class="arrow{style}{"" if arrow.certain else " broken"}" x1="{from_x}" y1="{from_y:g}" '
         f'x2="{back_x:.1f}" y2="{back_y:.1f}"/>',
