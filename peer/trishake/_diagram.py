@@ -10,11 +10,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trishake_protocol import AlertCode, Role, escape
 
-from ._timeline import STEPS, Step, Timeline, TimelineEntry
+from ._steps import STEPS, Step
+
+if TYPE_CHECKING:
+    from ._timeline import Timeline, TimelineEntry
 
 MIN_WIDTH: Final = 64
 """Columns, below which a diagram in text cannot be read."""
@@ -474,8 +477,9 @@ def _drawn(arrow: _Arrow, room: int) -> str:
 def _classic_table(diagram: _Diagram, width: int, paint: Paint) -> list[str]:
     """Step by step, TCP's handshake and ours: below, where there is no room beside."""
     head = f"   {'TCP, for comparison':<20}{'here':<{_LABEL + 1}}{'ms':>9}  what it proves"
-    room = width - 55  # for what it proves
-    lines = [paint("weak", head[:width] if room > len(_PROVED[7]) else head[:55])]
+    beside = len(head) - len("what it proves")
+    proving = width >= beside + max(map(len, _PROVED.values()))
+    lines = [paint("weak", head if proving else head[:beside].rstrip())]
     for number, classic in CLASSIC.items():
         ours = [event for event in diagram.rows if event.number == number]
         happened = next((event for event in reversed(ours) if event.at is not None), ours[-1] if ours else None)
@@ -484,7 +488,7 @@ def _classic_table(diagram: _Diagram, width: int, paint: Paint) -> list[str]:
             continue
         time = "" if happened.at is None else _milliseconds(happened.at)
         mark = "✗ " if happened.failed else ""
-        proved = "" if happened.failed or room <= len(_PROVED[7]) else _PROVED.get(number, "")
+        proved = _PROVED.get(number, "") if proving and not happened.failed else ""
         here = paint(_weight(happened), f"{mark + happened.label:<{_LABEL + 1}}")
         lines.append(f" {number} {classic:<20}{here}{time:>9}  {proved}".rstrip())
     return lines

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import NoneType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from trishake_protocol import PeerId, Role
 from trishake_protocol.patterns import SUITES
 
-from ._timeline import STEPS, Timeline, TimelineEntry
+from ._steps import STEPS
+
+if TYPE_CHECKING:
+    from ._timeline import Timeline, TimelineEntry
 
 _TEXT_OR_NONE: Final = (str, NoneType)
 _NUMBER: Final = (int, float)
@@ -49,17 +52,17 @@ _MOST: Final = 1e15
 _SUITES: Final = {str(suite): suite for suite in SUITES.values()}
 
 
-def recorded_timeline(facts: object) -> Timeline:
-    """What `Timeline.from_dict` gives."""
+def recorded_timeline(facts: object, kind: type[Timeline], kind_of_entry: type[TimelineEntry]) -> Timeline:
+    """What `Timeline.from_dict` gives. The two classes are handed in, as their module is above this one."""
     said = _checked(facts, _TIMELINE)
     try:
         role = Role(said["role"])
-        return Timeline(
+        return kind(
             number=said["number"],
             role=role,
             began=said["began"],
             seconds=said["milliseconds"] / 1000,
-            entries=_entries(said["steps"], role),
+            entries=_entries(said["steps"], role, kind_of_entry),
             outcome=said["outcome"],
             reason=said["reason"],
             told=said["told"],
@@ -78,18 +81,16 @@ def recorded_timeline(facts: object) -> Timeline:
         raise ValueError(f"this is no timeline: there is no suite {error}") from None
 
 
-def _entries(steps: list[object], role: Role) -> tuple[TimelineEntry, ...]:
+def _entries(steps: list[object], role: Role, kind: type[TimelineEntry]) -> tuple[TimelineEntry, ...]:
     """Each step at most once, and in the order of the role."""
-    entries = list[TimelineEntry]()
+    entries: list[TimelineEntry] = []
     left = iter(STEPS[role])
     for said in _each(steps, _STEP):
         step = next((step for step in left if step == said["step"]), None)
         if step is None:
             raise ValueError(f"this is no timeline: the step {said['step']!r} of the {role.value} is out of place")
         at, seconds = said["at"] / 1000, said["milliseconds"] / 1000
-        entries.append(
-            TimelineEntry(step, at, seconds, said["sent"], said["received"], said["failed"], said["detail"])
-        )
+        entries.append(kind(step, at, seconds, said["sent"], said["received"], said["failed"], said["detail"]))
     return tuple(entries)
 
 

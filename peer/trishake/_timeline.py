@@ -18,36 +18,12 @@ import trio
 from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name
 from trishake_protocol.errors import Reason
 
+from ._steps import STEPS as STEPS
+from ._steps import Step as Step
+
 if TYPE_CHECKING:
     from ._errors import DialError
     from ._observers import Observers
-
-
-class Step(enum.StrEnum):
-    """A step of a greeting, taken on our side; the value is its name for machines, and does not change."""
-
-    RESOLVED = "resolved"
-    CONNECTED = "connected"
-    SYN_SENT = "syn_sent"
-    ADMITTED = "admitted"
-    SYN_RECEIVED = "syn_received"
-    SYN_ACK_SENT = "syn_ack_sent"
-    SYN_ACK_RECEIVED = "syn_ack_received"
-    ACK_RECEIVED = "ack_received"
-    IDENTITY_VERIFIED = "identity_verified"
-    POLICY = "policy"
-    ACK_SENT = "ack_sent"
-    VERDICT = "verdict"
-
-    @property
-    def label(self) -> str:
-        """Its name for people."""
-        words = self.value.replace("syn_ack", "SYN-ACK").replace("syn", "SYN").replace("ack_", "ACK ")
-        return words.replace("_", " ")
-
-    def number(self, role: Role) -> int | None:
-        """Which of the seven steps of section 1 of the specification it is, taken in this role; None if none."""
-        return _NUMBERS.get((role, self))
 
 
 class Phase(enum.StrEnum):
@@ -76,40 +52,6 @@ class Cause(enum.StrEnum):
 NO_SUCH_NAME: Final = "no such name"
 NO_NAME_SERVER: Final = "no name server answers"
 """What NoResponse says in detail, where a name cannot be looked up."""
-
-STEPS: Final = {
-    Role.INITIATOR: (
-        Step.RESOLVED,
-        Step.CONNECTED,
-        Step.SYN_SENT,
-        Step.SYN_ACK_RECEIVED,
-        Step.IDENTITY_VERIFIED,
-        Step.POLICY,
-        Step.ACK_SENT,
-        Step.VERDICT,
-    ),
-    Role.RESPONDER: (
-        Step.ADMITTED,
-        Step.SYN_RECEIVED,
-        Step.SYN_ACK_SENT,
-        Step.ACK_RECEIVED,
-        Step.IDENTITY_VERIFIED,
-        Step.POLICY,
-        Step.VERDICT,
-    ),
-}
-"""What each role goes through, in this order; a greeting over a stream that is there begins behind CONNECTED."""
-
-_NUMBERS: Final = {
-    (Role.INITIATOR, Step.SYN_SENT): 1,
-    (Role.RESPONDER, Step.SYN_RECEIVED): 2,
-    (Role.RESPONDER, Step.SYN_ACK_SENT): 3,
-    (Role.INITIATOR, Step.IDENTITY_VERIFIED): 4,
-    (Role.INITIATOR, Step.ACK_SENT): 5,
-    (Role.RESPONDER, Step.IDENTITY_VERIFIED): 6,
-    (Role.RESPONDER, Step.VERDICT): 7,
-    (Role.INITIATOR, Step.VERDICT): 7,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +155,7 @@ class Timeline:
         """
         from ._recorded import recorded_timeline  # here, not above: most programs never come to that
 
-        return recorded_timeline(facts)
+        return recorded_timeline(facts, cls, TimelineEntry)
 
     def picture(self, width: int = 80, *, other: Timeline | None = None) -> str:
         """A sequence diagram in text, without colours, no line of it longer than width columns.
