@@ -198,7 +198,7 @@ def _seen(timeline: Timeline) -> list[_Event]:
     if timeline.outcome != "accepted":
         last = events[-1].rank if events else 0.0
         if not any(event.failed for event in events):
-            events.append(_Event(role, timeline.outcome, timeline.seconds, last, failed=True))
+            events.append(_Event(role, _plain(timeline.outcome), timeline.seconds, last, failed=True))
         if timeline.told is not None:
             told, kind = _plain(timeline.told), _kind(timeline.told)
             events.append(_Event(role, f"{kind} sent", timeline.seconds, last, sends=kind, reason=told))
