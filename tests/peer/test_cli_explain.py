@@ -89,6 +89,18 @@ async def test_the_picture_is_written_however_the_dial_ends(ada: User, end: str)
     assert [each.name for each in path.parent.iterdir() if "svg" in each.name] == [path.name]
 
 
+@pytest.mark.parametrize(("columns", "beside"), [(50, False), (64, False), (80, False), (120, True)])
+async def test_the_picture_is_as_wide_as_the_terminal_and_left_out_of_a_narrow_one(
+    ada: User, columns: int, beside: bool
+) -> None:
+    ada.environment["COLUMNS"] = str(columns)
+    with closed_port() as address:
+        done = await ada.run("dial", "--explain", address)
+    assert max(map(len, done.out.splitlines())) <= columns
+    assert ("│" in done.out) == (columns >= 64)
+    assert ("TCP, for comparison" in done.out) == beside
+
+
 async def test_a_stranger_whom_nobody_vouches_for_is_explained_too(ada: User) -> None:
     async with listening() as invite:
         done = await ada.run("dial", "--explain", f"tcp://{invite.partition('@')[2]}")
