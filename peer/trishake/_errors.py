@@ -135,6 +135,10 @@ class DialError(TrishakeError):
         self.address, self.session_id = trace.address, trace.session_id
         self.peer = trace.peer = self.peer or trace.peer
 
+    def stands_for(self, error: DialError) -> None:
+        """It is raised instead of this one, which ended the same greeting."""
+        self.address, self.session_id, self._trace = error.address, error.session_id, error._trace
+
     def _at(self) -> str:
         return f" [{escape(self.address)}]" if self.address else ""
 

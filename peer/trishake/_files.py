@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -146,6 +146,72 @@ def append_to_file(path: Path, data: bytes) -> None:
     except OSError as error:
         what = f"it cannot be written: {error.strerror}"
         raise BadFile(path, what, "Check the path, its rights, and the room on its disk.") from None
+
+
+def check_publishable(path: Path) -> None:
+    """Whether `publish_file` can write there, as far as that can be known before. Raises BadFile."""
+    with _unwritable(path):
+        if _is_special(path):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        else:
+            _write_public(path.resolve(), b"").unlink()
+
+
+def publish_file(path: Path, data: bytes) -> None:
+    """Write what is no secret, in the place of what is there: all of it or nothing, as readable as the umask says.
+
+    A symbolic link is followed; a pipe or a device is written to. Raises BadFile.
+    """
+    with _unwritable(path):
+        if _is_special(path):
+            path.write_bytes(data)
+            return
+        target = path.resolve()
+        temporary = _write_public(target, data)
+        try:
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink()
+            raise
+        _sync_directory(target.parent)
+
+
+@contextmanager
+def _unwritable(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadFile(
+            path, f"it cannot be written: {error.strerror}", "Give the path of a file that you may write."
+        ) from None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device. Raises OSError for a directory."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return not stat.S_ISREG(mode)
+
+
+def _write_public(path: Path, data: bytes) -> Path:
+    """Written beside it, under a name of nobody else's, with the rights of the one that is there."""
+    temporary = _beside(path, f".{os.urandom(4).hex()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(os.stat(path).st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        temporary.unlink()
+        raise
+    return temporary
 
 
 def make_directory(path: Path) -> None:

@@ -536,7 +536,8 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
                 raise decision.refusal(event.peer)
             session.accept(seen=wire.address, text=decision.text)
             greeter.queue()
+            sent_at = trio.current_time()  # once it is written, the other side may have it already
             await wire.flush()
-            greeter.progress(Step.VERDICT)
+            greeter.progress(Step.VERDICT, sent_at)
             return Meeting(event, greeter.trace)
         raise greeter.late()

@@ -18,36 +18,12 @@ import trio
 from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name
 from trishake_protocol.errors import Reason
 
+from ._steps import STEPS as STEPS
+from ._steps import Step as Step
+
 if TYPE_CHECKING:
     from ._errors import DialError
     from ._observers import Observers
-
-
-class Step(enum.StrEnum):
-    """A step of a greeting, taken on our side; the value is its name for machines, and does not change."""
-
-    RESOLVED = "resolved"
-    CONNECTED = "connected"
-    SYN_SENT = "syn_sent"
-    ADMITTED = "admitted"
-    SYN_RECEIVED = "syn_received"
-    SYN_ACK_SENT = "syn_ack_sent"
-    SYN_ACK_RECEIVED = "syn_ack_received"
-    ACK_RECEIVED = "ack_received"
-    IDENTITY_VERIFIED = "identity_verified"
-    POLICY = "policy"
-    ACK_SENT = "ack_sent"
-    VERDICT = "verdict"
-
-    @property
-    def label(self) -> str:
-        """Its name for people."""
-        words = self.value.replace("syn_ack", "SYN-ACK").replace("syn", "SYN").replace("ack_", "ACK ")
-        return words.replace("_", " ")
-
-    def number(self, role: Role) -> int | None:
-        """Which of the seven steps of section 1 of the specification it is, taken in this role; None if none."""
-        return _NUMBERS.get((role, self))
 
 
 class Phase(enum.StrEnum):
@@ -77,42 +53,8 @@ NO_SUCH_NAME: Final = "no such name"
 NO_NAME_SERVER: Final = "no name server answers"
 """What NoResponse says in detail, where a name cannot be looked up."""
 
-STEPS: Final = {
-    Role.INITIATOR: (
-        Step.RESOLVED,
-        Step.CONNECTED,
-        Step.SYN_SENT,
-        Step.SYN_ACK_RECEIVED,
-        Step.IDENTITY_VERIFIED,
-        Step.POLICY,
-        Step.ACK_SENT,
-        Step.VERDICT,
-    ),
-    Role.RESPONDER: (
-        Step.ADMITTED,
-        Step.SYN_RECEIVED,
-        Step.SYN_ACK_SENT,
-        Step.ACK_RECEIVED,
-        Step.IDENTITY_VERIFIED,
-        Step.POLICY,
-        Step.VERDICT,
-    ),
-}
-"""What each role goes through, in this order; a greeting over a stream that is there begins behind CONNECTED."""
-
 _CANCELLED: Final = "cancelled"
 """The outcome of a greeting that was cut off on our side."""
-
-_NUMBERS: Final = {
-    (Role.INITIATOR, Step.SYN_SENT): 1,
-    (Role.RESPONDER, Step.SYN_RECEIVED): 2,
-    (Role.RESPONDER, Step.SYN_ACK_SENT): 3,
-    (Role.INITIATOR, Step.IDENTITY_VERIFIED): 4,
-    (Role.INITIATOR, Step.ACK_SENT): 5,
-    (Role.RESPONDER, Step.IDENTITY_VERIFIED): 6,
-    (Role.RESPONDER, Step.VERDICT): 7,
-    (Role.INITIATOR, Step.VERDICT): 7,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +149,32 @@ class Timeline:
                 for entry in self.entries
             ],
         }
+
+    @classmethod
+    def from_dict(cls, facts: object) -> Timeline:
+        """What `as_dict` gave, here or in another process; times to the microsecond.
+
+        Raises ValueError for anything else; what is said in it is not checked any further.
+        """
+        from ._recorded import recorded_timeline  # here, not above: most programs never come to that
+
+        return recorded_timeline(facts, cls, TimelineEntry)
+
+    def picture(self, width: int = 80, *, other: Timeline | None = None) -> str:
+        """A sequence diagram in text, without colours, no line of it longer than width columns.
+
+        other: the other side's timeline of the same greeting, for its times too; clocks that differ are seen.
+        Raises ValueError for a width below 64, or an `other` of another greeting or of the same side.
+        """
+        from ._diagram import picture  # here, not above: most programs never come to that
+
+        return picture(self, width, other)
+
+    def svg(self, *, other: Timeline | None = None) -> str:
+        """The same as an SVG document. Raises ValueError as `picture`."""
+        from ._diagram import svg
+
+        return svg(self, other)
 
     def __str__(self) -> str:
         """A table of the steps, a line each, and one that says how it ended."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from trishake import Step
 from trishake.cli._outcomes import ExitCode
 
 from .command_line import COLUMNS, User
@@ -83,7 +82,7 @@ async def test_the_demo_tells_machines_the_same(ada: User) -> None:
     assert done.code == 0
     facts = done.facts()
     assert {each["peer"] for each in facts} == {"ada", "bob"}
-    assert {each["step"] for each in facts if "step" in each} == {int(step) for step in Step}
+    assert {each["step"] for each in facts if "step" in each} == set(range(1, 8))
     assert len({each["session"] for each in facts if each.get("session")}) == 1
 
 

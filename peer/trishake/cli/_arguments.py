@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_ping(commands)
     _add_doctor(commands)
     _add_known(commands)
-    _add(commands, "demo", "._demo:run", "two peers in two processes greet each other, step by step")
+    demo = _add(commands, "demo", "._demo:run", "two peers in two processes greet each other, step by step")
+    demo.add_argument("--svg", metavar="FILE", type=Path, help="also draw it, with the times of both sides")
     return parser
 
 
@@ -201,6 +202,10 @@ def _add_dial(commands: Any) -> None:
         "greet a peer, and say what came of it",
         "\n\n" + _exit_codes(),
     )
+    parser.add_argument(
+        "--explain", action="store_true", help="also each step with its time, a picture, and what went wrong"
+    )
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="write the picture to a file, however it ends")
     _add_dialed(parser)
 
 

@@ -13,15 +13,18 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final, cast
 
 import trio
 
 from trishake_protocol import Identity
 
+from .._files import check_publishable, expanded, publish_file
 from .._observer import Observer, Progress
 from .._peer import Peer
 from .._stream import Stream
+from .._timeline import Timeline
 from .._trust import only
 from ._outcomes import ExitCode
 from ._output import Output
@@ -43,6 +46,10 @@ _GREETING: Final = {
     5: "5 ACK ─────────────────────────▶",
     6: "6 it is ada: she may come in",
 }
+
+
+_TIMELINE: Final = "timeline"
+"""What a process reports that is not shown as a line of its own."""
 
 
 # --- the two peers, each in a process of its own -----------------------------------------------------------
@@ -80,6 +87,7 @@ async def _listen() -> None:
         listener = await bob.listen("tcp://127.0.0.1:0")
         _report("hello", id=str(bob.id), invite=listener.invite)
         async for connection in bob.arrivals():
+            _report(_TIMELINE, timeline=connection.timeline.as_dict())
             await connection.closed()
             break
         _report("closed, by both sides")
@@ -91,6 +99,7 @@ async def _dial() -> None:
         _report("hello", id=str(ada.id))
         invite = sys.stdin.readline().strip()
         async with await ada.dial(invite) as connection, await connection.open_stream("hello/1") as stream:
+            _report(_TIMELINE, timeline=connection.timeline.as_dict())
             await stream.send_all(b"hello bob, is it you?")
             await stream.send_eof()
             _report(f"she reads: {await _receive_to_end(stream)}")
@@ -143,8 +152,12 @@ class _Drawing:
         self._start: float | None = None
         self.session: str | None = None
         self.steps: set[int] = set()
+        self.timelines: dict[str, Timeline] = {}
 
     def draw(self, name: str, report: dict[str, Any]) -> None:
+        if report["what"] == _TIMELINE:
+            self.timelines[name] = Timeline.from_dict(report["timeline"])
+            return
         if self._start is None:
             self._start = report["at"]
         self.session = report.get("session") or self.session
@@ -181,7 +194,7 @@ async def _draw_in_order(
             drawing.draw(name, report)
 
 
-async def _demo(output: Output) -> bool:
+async def _demo(output: Output, picture: Path | None) -> bool:
     """Run it; whether both processes ended well and every step was taken."""
     drawing = _Drawing(output)
     with trio.move_on_after(_TIME_LIMIT) as scope:
@@ -212,6 +225,9 @@ async def _demo(output: Output) -> bool:
                 if actor.process.returncode is None:
                     actor.process.kill()
         output.picture(f"\nsession {drawing.session}, the same in both logs")
+        if picture is not None and drawing.timelines.keys() == {"ada", "bob"}:
+            svg = drawing.timelines["ada"].svg(other=drawing.timelines["bob"])
+            publish_file(picture, svg.encode())
         return codes == [0, 0] and drawing.steps == set(range(1, 8))
     if scope.cancelled_caught:
         raise TimeoutError(f"the demo did not end within {_TIME_LIMIT} s")
@@ -220,7 +236,10 @@ async def _demo(output: Output) -> bool:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitCode:
     """OK if the two peers met and talked."""
-    return ExitCode.OK if trio.run(_demo, output) else ExitCode.FAILED
+    picture = expanded(arguments.svg) if arguments.svg is not None else None
+    if picture is not None:
+        check_publishable(picture)
+    return ExitCode.OK if trio.run(_demo, output, picture) else ExitCode.FAILED
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import statistics
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import trio
 
@@ -16,29 +18,70 @@ from trishake_protocol import PeerId, escape
 
 from .._addresses import Address
 from .._connection import Connection
-from .._errors import Untrusted
+from .._diagram import MIN_WIDTH
+from .._diagram import picture as picture_of
+from .._errors import BadFile, DialError, Untrusted
+from .._files import check_publishable, expanded, publish_file
 from .._known_peers import KnownPeers
 from .._limits import Limits
 from .._peer import Peer
+from .._timeline import Timeline
 from .._trust import Introduction, Policy, anyone, reject
 from ._identities import open_identity
 from ._known import known_peers_path
 from ._networks import network_of
-from ._outcomes import ExitCode, UsageError
-from ._output import Output, table
+from ._outcomes import ExitCode, Outcome, UsageError, only_error, outcome_of
+from ._output import Output, painter, table, wrapped
 
 _PING_TIMEOUT = 5
 """Seconds for the answer to a ping."""
 
 
 def dial(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    trio.run(_dial, arguments, output)
-    return ExitCode.OK
+    picture = expanded(arguments.svg) if arguments.svg is not None else None
+    if picture is not None:
+        check_publishable(picture)
+    failure = trio.run(_dial, arguments, output, picture)
+    return ExitCode.OK if failure is None else failure.code
 
 
-async def _dial(arguments: argparse.Namespace, output: Output) -> None:
+async def _dial(arguments: argparse.Namespace, output: Output, picture: Path | None) -> Outcome | None:
+    """How it failed, where that is told already; None if it did not."""
+    try:
+        await _dial_once(arguments, output, picture)
+    except (DialError, ExceptionGroup) as raised:
+        error = only_error(raised)
+        if not isinstance(error, DialError):
+            raise
+        timeline = error.timeline
+        if picture is not None:
+            try:
+                publish_file(picture, timeline.svg().encode())
+            except BadFile as unwritable:  # how the dial ended matters more
+                output.note(str(unwritable))
+        if not arguments.explain or output.as_json:
+            raise
+        output.picture(_explained(timeline))
+        output.picture(wrapped(error.explain(), indent=""))
+        return outcome_of(error)
+    return None
+
+
+def _explained(timeline: Timeline) -> str:
+    """The table of its steps, and the picture if the terminal is wide enough for one."""
+    columns = shutil.get_terminal_size().columns
+    parts = ["\n".join(line[:columns] for line in str(timeline).splitlines())]
+    if columns >= MIN_WIDTH:
+        parts.append(picture_of(timeline, columns, paint=painter()))
+    return "\n\n".join(parts) + "\n"
+
+
+async def _dial_once(arguments: argparse.Namespace, output: Output, picture: Path | None) -> None:
     async with _connected(arguments, output) as greeted:
         connection = greeted.connection
+        timeline = connection.timeline
+        if picture is not None:
+            publish_file(picture, timeline.svg().encode())
         rows: dict[str, object | None] = {
             "peer": str(connection.peer),
             "address": connection.address,
@@ -50,9 +93,16 @@ async def _dial(arguments: argparse.Namespace, output: Output) -> None:
         }
         facts = {name.replace(" ", "_"): value for name, value in rows.items()}
         output.result(
-            {"outcome": "accepted", **facts, "milliseconds": round(greeted.milliseconds, 3)},
+            {
+                "outcome": "accepted",
+                **facts,
+                "milliseconds": round(greeted.milliseconds, 3),
+                "timeline": timeline.as_dict(),
+            },
             "accepted\n" + table({**rows, "time": f"{greeted.milliseconds:.1f} ms"}, indent="  "),
         )
+        if arguments.explain:
+            output.picture("\n" + _explained(timeline).rstrip())
 
 
 def ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
@@ -124,7 +174,7 @@ async def _connected(arguments: argparse.Namespace, output: Output) -> AsyncGene
                 raise
             if (why := _why_not(stranger.peer, address, output)) is not None:
                 refused = Untrusted(stranger.peer, reject(why=why))
-                refused.address = error.address
+                refused.stands_for(error)
                 raise refused from None
             await KnownPeers(known_peers_path(arguments)).remember(address.endpoint, stranger.peer)
             greeted = await _timed_dial(peer, replace(address, peer=stranger.peer))

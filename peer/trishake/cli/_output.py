@@ -64,6 +64,17 @@ def table(rows: Mapping[str, object | None], *, indent: str = "") -> str:
     )
 
 
+_SHOWN_AS: Final = {"strong": "1", "weak": "2", "bad": "1;31"}
+"""Bold, dim and red, which can be read on a light ground and on a dark one."""
+
+
+def painter() -> Callable[[str, str], str]:
+    """How stdout shows what is strong, weak or bad: with colours at a terminal, unless NO_COLOR is set."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return lambda _, text: text
+    return lambda what, text: f"\x1b[{_SHOWN_AS[what]}m{text}\x1b[0m" if what in _SHOWN_AS else text
+
+
 def wrapped(text: str, *, indent: str = "  ") -> str:
     """The text within the width of the terminal. indent: of the lines that a long one goes on with.
 

@@ -1,0 +1,70 @@
+"""Steps: what each role goes through in a greeting, and which of it are the specification's seven."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from trishake_protocol import Role
+
+
+class Step(enum.StrEnum):
+    """A step of a greeting, taken on our side; the value is its name for machines, and does not change."""
+
+    RESOLVED = "resolved"
+    CONNECTED = "connected"
+    SYN_SENT = "syn_sent"
+    ADMITTED = "admitted"
+    SYN_RECEIVED = "syn_received"
+    SYN_ACK_SENT = "syn_ack_sent"
+    SYN_ACK_RECEIVED = "syn_ack_received"
+    ACK_RECEIVED = "ack_received"
+    IDENTITY_VERIFIED = "identity_verified"
+    POLICY = "policy"
+    ACK_SENT = "ack_sent"
+    VERDICT = "verdict"
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        words = self.value.replace("syn_ack", "SYN-ACK").replace("syn", "SYN").replace("ack_", "ACK ")
+        return words.replace("_", " ")
+
+    def number(self, role: Role) -> int | None:
+        """Which of the seven steps of section 1 of the specification it is, taken in this role; None if none."""
+        return _NUMBERS.get((role, self))
+
+
+STEPS: Final = {
+    Role.INITIATOR: (
+        Step.RESOLVED,
+        Step.CONNECTED,
+        Step.SYN_SENT,
+        Step.SYN_ACK_RECEIVED,
+        Step.IDENTITY_VERIFIED,
+        Step.POLICY,
+        Step.ACK_SENT,
+        Step.VERDICT,
+    ),
+    Role.RESPONDER: (
+        Step.ADMITTED,
+        Step.SYN_RECEIVED,
+        Step.SYN_ACK_SENT,
+        Step.ACK_RECEIVED,
+        Step.IDENTITY_VERIFIED,
+        Step.POLICY,
+        Step.VERDICT,
+    ),
+}
+"""What each role goes through, in this order; a greeting over a stream that is there begins behind CONNECTED."""
+
+_NUMBERS: Final = {
+    (Role.INITIATOR, Step.SYN_SENT): 1,
+    (Role.RESPONDER, Step.SYN_RECEIVED): 2,
+    (Role.RESPONDER, Step.SYN_ACK_SENT): 3,
+    (Role.INITIATOR, Step.IDENTITY_VERIFIED): 4,
+    (Role.INITIATOR, Step.ACK_SENT): 5,
+    (Role.RESPONDER, Step.IDENTITY_VERIFIED): 6,
+    (Role.RESPONDER, Step.VERDICT): 7,
+    (Role.INITIATOR, Step.VERDICT): 7,
+}
