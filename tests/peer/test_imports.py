@@ -12,7 +12,7 @@ import pytest
 import trishake
 import trishake_protocol
 from trishake import Memory, Tcp, Tls, Unix, WebSocket
-from trishake._peer import _SCHEMES, _built_in
+from trishake._peer import SCHEMES, transport_for
 
 PEER = Path(trishake.__file__).parent
 PROTOCOL = Path(trishake_protocol.__file__).parent
@@ -140,8 +140,8 @@ def test_a_name_that_is_nowhere_is_none() -> None:
 
 def test_a_peer_knows_the_schemes_of_every_transport_of_ours() -> None:
     ours = {"tcp": Tcp, "unix": Unix, "tls": Tls, "ws": WebSocket, "wss": WebSocket, "mem": Memory}
-    assert {scheme: type(_built_in(scheme)) for scheme in _SCHEMES} == ours
-    assert [*ours] == list(_SCHEMES)
+    assert {scheme: type(transport_for(scheme)) for scheme in SCHEMES} == ours
+    assert [*ours] == list(SCHEMES)
     assert all(scheme in transport.schemes for scheme, transport in ours.items())
 
 
