@@ -348,7 +348,7 @@ class Greeter:
                 raise self.no_response(Cause.RESET) from error
         except DialError as error:
             responding = self.session.role is Role.RESPONDER
-            if responding:
+            if responding and not (isinstance(error, NoResponse) and error.cause is Cause.RESET):
                 self._tell_why()
             self.failed(error)
             if responding or (isinstance(error, Refused) and self.session.state is State.ENDED):

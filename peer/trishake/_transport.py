@@ -9,6 +9,7 @@ keeps its promises.
 from __future__ import annotations
 
 import abc
+import contextvars
 import errno
 import os
 import socket as stdlib_socket
@@ -37,6 +38,9 @@ _NAME_ERRORS: Final = {
     stdlib_socket.EAI_NODATA: NO_SUCH_NAME,
     stdlib_socket.EAI_AGAIN: NO_NAME_SERVER,
 }
+
+_handshakes: Final[contextvars.ContextVar[list[str]]] = contextvars.ContextVar("handshakes")
+"""Those that `open_stream` has got to, in whichever of its tasks."""
 
 Place: TypeAlias = Any
 """One concrete place that an address stands for: a socket address, say. Only its transport looks inside."""
@@ -105,6 +109,8 @@ async def open_stream(
     started = trio.current_time()
     phase = Phase.RESOLVE
     detail = None
+    handshakes: list[str] = []
+    earlier = _handshakes.set(handshakes)
     try:
         with trio.fail_after(limits.connect):
             places = await transport.resolve(address)
@@ -128,13 +134,22 @@ async def open_stream(
         raise
     except trio.TooSlowError:
         cause = Cause.TIMEOUT
+        detail = f"in the {handshakes[-1]} handshake" if handshakes else None
     except stdlib_socket.gaierror as error:
         cause, detail = Cause.UNREACHABLE, _NAME_ERRORS.get(error.errno or 0, error.strerror)
     except OSError as error:
         cause, detail = _cause_of(error)
     except trio.BrokenResourceError as error:
         cause, detail = Cause.CLOSED, str(error) or None
+    finally:
+        _handshakes.reset(earlier)
     raise NoResponse(phase, cause, elapsed=trio.current_time() - started, detail=detail)
+
+
+def begins_handshake(name: str) -> None:
+    """A transport's connection is there, and its own handshake begins: should the time be up, that is why."""
+    if (handshakes := _handshakes.get(None)) is not None:
+        handshakes.append(name)
 
 
 def _cause_of(error: OSError) -> tuple[Cause, str | None]:

@@ -175,13 +175,21 @@ class Handshake:
         enabled = {suite.id: suite for suite in self._profile.suites}
         network = self._profile.network
         if preface.suite not in enabled:
-            raise GreetingRefused(AlertCode.UNSUPPORTED_SUITE, f"suite 0x{preface.suite:04x} is not enabled here")
+            raise GreetingRefused(AlertCode.UNSUPPORTED_SUITE, self._why_not(preface.suite))
         if preface.net_tag != network.tag:
             if network.private:
                 raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, "a private network has no tag")
             raise GreetingRefused(AlertCode.WRONG_NETWORK, f"the tag is not that of the network {network.name!r}")
         self.suite = enabled[preface.suite]
         self._preface = preface
+
+    def _why_not(self, offer: int) -> str:
+        """What is wrong with a suite that is not enabled here."""
+        suite = SUITES.get(offer)
+        if suite is None or suite.pattern.psk is self._profile.network.private:
+            return f"suite 0x{offer:04x} is not enabled here"
+        kinds = ("a public", "a private") if suite.pattern.psk else ("a private", "a public")
+        return f"suite 0x{offer:04x} is of {kinds[1]} network, and we are in {kinds[0]} one"
 
     def read_syn(self, body: bytes) -> bytes:
         """Open the SYN under the first key that fits (step 5); on a public network there is none to try.
