@@ -1,0 +1,152 @@
+"""The table of explained failures: explanations.md holds what each side is told of each, word for word.
+
+Every failure is made for real (failures.py). Run with WRITE_EXPLANATIONS=1 to write the table anew, and read what
+has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from trishake import DialError, Rejected
+from trishake_protocol import code_name
+
+from .conftest import ADA, BOB, EVE
+from .failures import CARL, ELSEWHERE, FAILURES, Ends, elsewhere
+
+TABLE: Final = Path(__file__).with_name("explanations.md")
+WRITING: Final = "WRITE_EXPLANATIONS" in os.environ
+
+SIDES: Final = ("dialer", "listener")
+
+
+def table() -> dict[str, dict[str, str]]:
+    """name → side → text."""
+    found: dict[str, dict[str, str]] = {}
+    for section in TABLE.read_text().split("\n## ")[1:]:
+        name, _, rest = section.partition("\n")
+        found[name] = dict(re.findall(r"^\*\*(\w+)\*\*: (.+)$", rest, re.MULTILINE))
+    return found
+
+
+HEAD: Final = """# What failures say
+
+Each failure is made for real, and stands here with what `DialError.explain()` says of it to the side that dials and
+to the side that listens, as far as they are ours. Ids, ports, times and paths are replaced by what is in angle
+brackets; Ada dials, Bob listens.
+"""
+
+
+def write(name: str, texts: dict[str, str]) -> None:
+    everything = (table() if TABLE.exists() else {}) | {name: texts}
+    names = [*FAILURES, *ELSEWHERE]
+    parts = [HEAD]
+    for each in sorted(everything.keys() & set(names), key=names.index):
+        lines = (f"**{side}**: {text}\n" for side, text in everything[each].items())
+        parts.append(f"\n## {each}\n\n" + "\n".join(lines))
+    TABLE.write_text("".join(parts))
+
+
+def normal(text: str, path: Path) -> str:
+    """Without what is another at each run."""
+    text = text.replace(str(path), "<path>")
+    text = re.sub(r"/tmp/\w+/", "<path>/", text)
+    for name, identity in (("Ada", ADA), ("Bob", BOB), ("Eve", EVE), ("Carl", CARL)):
+        text = text.replace(str(identity.id), f"<{name}>").replace(identity.id.short, f"<{name}>")
+    text = re.sub(r"\b(session|greeting) [0-9a-f]{16}\b", r"\1 <id>", text)
+    text = re.sub(r"(127\.0\.0\.\d|bob\.test):\d+", r"\1:<port>", text)
+    text = re.sub(r"\bport \d+", "port <port>", text)
+    text = re.sub(r"after [0-9.]+ m?s\b", "after <time>", text)
+    return re.sub(r"\b\d{4} s\b", "<clock> s", text)
+
+
+def made(name: str, path: Path) -> Ends:
+    async def make() -> Ends:
+        with trio.fail_after(20):
+            return await FAILURES[name](path)
+
+    return trio.run(make)
+
+
+def compare(name: str, texts: dict[str, str]) -> None:
+    if WRITING:
+        write(name, texts)
+    assert table()[name] == texts
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_each_side_is_told_what_the_table_says(name: str, tmp_path: Path) -> None:
+    ends = made(name, tmp_path)
+    errors = {"dialer": ends.dialer, "listener": ends.listener}
+    compare(name, {side: normal(error.explain(), tmp_path) for side, error in errors.items() if error is not None})
+    for error in errors.values():
+        if error is not None:
+            check(error)
+    check_agreement(ends)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_dial_in_a_network_of_its_own_is_told_what_the_table_says(name: str, tmp_path: Path) -> None:
+    told = elsewhere()
+    if told is None:
+        pytest.skip("no namespace can be made here")
+    compare(name, {"dialer": normal(told[name][0], tmp_path)})
+
+
+def check(error: DialError) -> None:
+    """One line and a paragraph, made of the same."""
+    line, paragraph = str(error), error.explain()
+    assert "\n" not in line
+    what, advice = error._account()
+    assert what in line
+    assert advice in line
+    assert what in paragraph
+    assert advice in paragraph
+
+
+NOTHING_READ: Final = {"BUSY"}
+"""Said before SYN is read: the listener has no name for the greeting."""
+
+
+def check_agreement(ends: Ends) -> None:
+    """What the one was told is what the other says that it told, and both know the greeting by one name."""
+    if ends.listener is None:
+        return
+    told = ends.listener.timeline.told
+    assert ends.statistics is not None
+    assert dict(ends.statistics.told) == ({} if told is None else {told: 1})
+    if ends.dialer is None:
+        return
+    if isinstance(ends.dialer, Rejected):
+        assert code_name(ends.dialer.reason) == told
+    ours, theirs = ends.dialer.timeline, ends.listener.timeline
+    if isinstance(ends.dialer, Rejected) and ends.dialer.authenticated:
+        assert ours.session_id == theirs.session_id is not None
+    if theirs.greeting_id is not None:
+        assert ours.greeting_id == theirs.greeting_id
+    else:
+        assert told in NOTHING_READ | {None}
+
+
+# --- the table as a whole -------------------------------------------------------------------------------
+
+NOT_TO_BE_TOLD_APART: Final[tuple[tuple[str, set[str]], ...]] = ()
+
+
+def entries() -> Iterator[tuple[str, str, str]]:
+    for name, texts in table().items():
+        for side, text in texts.items():
+            yield name, side, text
+
+
+def test_the_table_has_every_failure_and_no_other() -> None:
+    assert set(table()) == {*FAILURES, *ELSEWHERE}
+    assert len(table()) >= 35
