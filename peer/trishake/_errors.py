@@ -99,7 +99,10 @@ class DialError(TrishakeError):
         timeline = self.timeline
         what, advice = self._account()
         others = [f"{attempt.address} {attempt.counted_as}" for attempt in self.attempts]
-        return paragraph(timeline, self._lead + what, self._decided(), self._retry(), advice, others)
+        answered = isinstance(self, Rejected) and self.authenticated
+        return paragraph(
+            timeline, self._lead + what, self._decided(), self._retry(), advice, others, answered=answered
+        )
 
     def _account(self) -> tuple[str, str]:
         """What happened, and what to do next: the first without a full stop, the second in sentences."""
@@ -292,6 +295,8 @@ class Refused(DialError):
         return self.what, self.advice
 
     def _decided(self) -> str:
+        if self.reason is VerdictCode.SHUTTING_DOWN:  # in the middle of a policy
+            return f"We decided so, and it is certain who is there: {self.peer} has proved it."
         return "We decided so; who is there is not proved."
 
     def _retry(self) -> str:

@@ -7,6 +7,8 @@ A timeline is None for an error that no greeting has raised: then less is said.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,17 +18,25 @@ from trishake_protocol.errors import Reason
 from ._timeline import NO_NAME_SERVER, NO_SUCH_NAME, STEPS, Cause, Phase, Step, Timeline
 
 
-def paragraph(timeline: Timeline, what: str, decided: str, retry: str, advice: str, others: Sequence[str]) -> str:
+def paragraph(
+    timeline: Timeline,
+    what: str,
+    decided: str,
+    retry: str,
+    advice: str,
+    others: Sequence[str],
+    *,
+    answered: bool,
+) -> str:
     """What `DialError.explain` gives, of its parts; what: without a full stop, all else in sentences.
 
-    others: the other addresses that were dialed, each with what came of it.
+    others: the other addresses that were dialed, each with what came of it. answered: whether the other side has
+    answered under the keys of both, and so has the session id too.
     """
-    if timeline.role is Role.RESPONDER:
-        retry = _told(timeline)
-    parts = [f"{_subject(timeline)}: {what}.", _step(timeline), decided, retry, advice, _ids(timeline)]
-    if others:
-        parts.append(f"The other addresses: {', '.join(others)}.")
-    return " ".join(filter(None, parts))
+    besides = f"The other addresses: {', '.join(others)}." if others else ""
+    again = _told(timeline) if timeline.role is Role.RESPONDER else retry
+    parts = (f"{_subject(timeline)}: {what}.", besides, _step(timeline), decided, _ids(timeline, answered), again)
+    return " ".join(filter(None, (*parts, advice)))
 
 
 def _subject(timeline: Timeline) -> str:
@@ -54,20 +64,25 @@ def _duration(seconds: float) -> str:
 
 def _told(timeline: Timeline) -> str:
     """What a dialer was told: that, and not whether to try again, is what a listener has to know."""
-    if timeline.told is None:
-        return "The dialer was told nothing."
-    return f"The dialer was told {timeline.told}."
+    if timeline.told is not None:
+        return f"The dialer was told {timeline.told}."
+    has_left = timeline.outcome == "rejected" or timeline.reason in _HAS_LEFT
+    return "" if has_left else "The dialer was told nothing."
 
 
-def _ids(timeline: Timeline) -> str:
+_HAS_LEFT: Final = {f"{phase}/{cause}" for phase in Phase for cause in (Cause.CLOSED, Cause.RESET)}
+
+
+def _ids(timeline: Timeline, answered: bool) -> str:
     """Under which name the other side's log has it."""
-    if timeline.session_id is not None:
-        return f"Both logs have it as session {timeline.session_id.hex()}."
-    if timeline.greeting_id is None:
+    session, greeting = timeline.session_id, timeline.greeting_id
+    if session is not None and (answered or timeline.role is Role.RESPONDER):
+        return f"Both logs have it as session {session.hex()}."
+    if greeting is None:
         return ""
     if timeline.role is Role.RESPONDER:
-        return f"Both logs have it as greeting {timeline.greeting_id.hex()}."
-    return f"Our log has it as greeting {timeline.greeting_id.hex()}, and so has theirs if it came that far."
+        return f"Both logs have it as greeting {greeting.hex()}."
+    return f"In our log it is greeting {greeting.hex()}, and in theirs too if it came that far."
 
 
 # --- no response ----------------------------------------------------------------------------------------
@@ -111,7 +126,7 @@ def _unconnected(
     if address.startswith("/"):
         return _unconnected_to_file(cause, detail)
     places = () if timeline is None else timeline.places
-    each = _tried(places, address, cause)
+    each = _tried(places, address, detail)
     port = address.rpartition(":")[2]
     match cause:
         case Cause.REFUSED if address and not port.isdigit():
@@ -123,7 +138,7 @@ def _unconnected(
             )
         case Cause.TIMEOUT if detail:
             return (
-                f"the connection was made, and the time was up {detail}{each}",
+                f"the connection was made, and the time was up {detail}",
                 "Something takes connections there and says nothing: check the port, and what the address begins "
                 "with.",
             )
@@ -135,33 +150,33 @@ def _unconnected(
             )
         case Cause.UNREACHABLE if places and all(place.startswith("[") for place, _ in places):
             return (
-                f"it has an IPv6 address only, and this machine cannot reach that{_more(detail)}{each}",
+                f"it has an IPv6 address only, and this machine cannot reach that{each}",
                 "Give this machine IPv6, or have the other side listen on an IPv4 address too.",
             )
         case Cause.UNREACHABLE:
             return (
-                f"the address cannot be reached{_more(detail)}{each}",
+                f"the address cannot be reached{each}",
                 "Check the address, and that this machine has a route to it.",
             )
         case Cause.FOREIGN:
             spoken = f"{protocol} is spoken there" if protocol else "another protocol is spoken there"
             return (
-                f"{spoken}, and not what the address says, {detail}" if detail else f"{spoken}, not Trishake",
+                f"{spoken}, and not what the address says{_more(detail)}",
                 "Check the port, and what the address begins with: tcp://, tls:// and ws:// are different doors.",
             )
         case _:
             return (
-                f"{_BROKE[cause]} before it could carry a greeting{_more(detail)}{each}",
+                f"{_BROKE[cause]} before it could carry a greeting{each}",
                 "Check what the address begins with, and look at the log of who listens there.",
             )
 
 
-def _tried(places: Sequence[tuple[str, str | None]], address: str, cause: Cause) -> str:
-    """The places that a name stood for, each with what it said."""
-    if [place for place, _ in places] in ([], [address]):
-        return ""
-    tried = (f"{place} {said or (cause if len(places) == 1 else 'no answer')}" for place, said in places)
-    return f" ({'; '.join(tried)})"
+def _tried(places: Sequence[tuple[str, str | None]], address: str, detail: str | None) -> str:
+    """The places that a name stood for, each with what it said; of a single one, what the system says of it."""
+    if len(places) < 2:
+        place = "".join(place for place, _ in places if place != address)
+        return _more(": ".join(filter(None, (place, detail))))
+    return _more("; ".join(f"{place}: {said or 'no answer'}" for place, said in places))
 
 
 def _unconnected_to_file(cause: Cause, detail: str | None) -> tuple[str, str]:
@@ -177,11 +192,21 @@ def _unconnected_to_file(cause: Cause, detail: str | None) -> tuple[str, str]:
                 "whoever listens at that socket takes nobody in: its queue is full",
                 "Look at its log: it is stuck, or has more dialers than it can greet.",
             )
-        case _:
+        case _ if detail == os.strerror(errno.ENOENT):
             return (
-                f"the socket's file cannot be used{_more(detail)}",
-                "Check the path and the file's permissions, and that the other side has been started.",
+                "there is no such file, and so nobody listens",
+                "Start the other side, and check the path.",
             )
+        case _ if detail in _FORBIDDEN:
+            return (
+                f"the socket's file may not be used by this program's user{_more(detail)}",
+                "Ask whose it is to give you the right to write to it, and to enter its directories.",
+            )
+        case _:
+            return f"the socket's file cannot be used{_more(detail)}", "Check the path."
+
+
+_FORBIDDEN: Final = {os.strerror(errno.EACCES), os.strerror(errno.EPERM)}
 
 
 def _more(detail: str | None) -> str:
@@ -197,7 +222,7 @@ _BROKE: Final = {
 _AWAITED: Final = {
     Phase.SYN_ACK: ("our SYN", "its SYN-ACK"),
     Phase.VERDICT: ("our ACK", "its verdict"),
-    Phase.SYN: ("the connection", "its SYN"),
+    Phase.SYN: ("connecting", "its SYN"),
     Phase.ACK: ("our SYN-ACK", "its ACK"),
 }
 """What we had said, and what we waited for."""
@@ -241,8 +266,8 @@ def _unanswered(
 
 
 _AFTER_CLOSE: Final = {
-    (Phase.SYN_ACK, False): "Is it Trishake that listens there? A private network that is quiet does this too to "
-    "whoever has not its key; its log says why.",
+    (Phase.SYN_ACK, False): "Check that it is Trishake; a private network that is quiet does this too to whoever "
+    "has not its key, and its log says so.",
     (Phase.SYN_ACK, True): "Its program ended just then, or something between you cuts connections: see its log.",
     (Phase.VERDICT, False): "It ended before it had decided, or dropped us in silence: look at its log.",
     (Phase.VERDICT, True): "It ended while it told us what it had decided: look at its log.",
@@ -282,7 +307,7 @@ def certainty_of_silence(phase: Phase, cause: Cause, peer: PeerId | None) -> str
         case Phase.CONNECT, Cause.UNREACHABLE:
             return "Nobody there was asked: this is what this machine's system says."
         case _, Cause.FOREIGN:
-            return "Nobody decided so, and nothing is proved: its first bytes say so."
+            return "This is a guess from its first bytes; nothing is proved."
         case Phase.VERDICT, _:
             return f"That it was {peer or 'the peer'} who answered is proved; why it ended is not."
         case _:
@@ -307,7 +332,8 @@ def account_of_rejection(
         case AlertCode.UNSUPPORTED_VERSION if versions is not None:
             lowest, highest = versions
             older = "It" if highest < 1 else "This side"
-            return f"it speaks versions {lowest} to {highest}, and we speak 1", f"{older} is older: update it."
+            theirs = f"version {lowest}" if lowest == highest else f"versions {lowest} to {highest}"
+            return f"it speaks {theirs} of the protocol, and we speak 1", f"{older} is older: update it."
         case AlertCode.UNSUPPORTED_SUITE if suites is not None:
             return _without_suite(suites, private, network)
         case AlertCode.WRONG_NETWORK:
@@ -402,7 +428,7 @@ _REJECTIONS: Final[dict[Reason, tuple[str, str]]] = {
     ),
     AlertCode.ABORTED: (
         "the dialer has seen who we are, and left",
-        "It had dialed somebody else, or its policy does not take us: its log says which.",
+        "It had dialed somebody else, its policy does not take us, or its key did not sign: its log says which.",
     ),
     VerdictCode.BAD_SIGNATURE: (
         "our signature is not that of the identity we named",
@@ -460,9 +486,13 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
     network = "ours" if timeline is None else f"ours, {escape(timeline.network)!r}"
     match reason:
         case AlertCode.UNSUPPORTED_VERSION:
-            return what, "One of the two sides is older: update it."
+            return f"it dials with {what}", "The lower one is older: update it."
+        case AlertCode.UNSUPPORTED_SUITE if what.endswith(_IN_PRIVATE):
+            return what, "It has no network key: give it the network file if it should come in."
+        case AlertCode.UNSUPPORTED_SUITE if what.endswith(_IN_PUBLIC):
+            return what, "It has a network key, and we none: it dials the wrong peer, or this one lacks the file."
         case AlertCode.UNSUPPORTED_SUITE:
-            return what, "The two sides need a suite in common, and both a private network or neither."
+            return what, "Enable a suite here that it offers, or one of ours there."
         case AlertCode.WRONG_NETWORK:
             return f"it dialed in another public network than {network}", "Both sides must name the same network."
         case AlertCode.HANDSHAKE_FAILED if listening and timeline is not None and timeline.session_id is None:
@@ -486,12 +516,15 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
         case VerdictCode.UNSUPPORTED_CRITICAL:
             return f"its greeting asks for something that we do not know ({what})", "Update this side."
         case VerdictCode.EXPIRED:
-            return what, "Set the clocks of both machines right."
+            return what, "Set the clocks of both machines right; if they are, its greeting ends too early."
         case VerdictCode.DOWNGRADE:
             return what, "Someone between you may have forced the weaker choice: do not go on over this path."
         case _:
             return what, _BROKEN
 
+
+_IN_PRIVATE: Final = "and we are in a private one"
+_IN_PUBLIC: Final = "and we are in a public one"
 
 _BROKEN: Final = "Something between you changes the bytes, or the other side has a fault: update both."
 
@@ -527,7 +560,7 @@ def account_of_refusal(
         case VerdictCode.IDENTITY_BLOCKED:
             what, advice = f"our policy does not take {peer} {code}", "Change the policy to let it in again."
         case _:
-            what, advice = f"our policy does not take {peer} {code}", "Change the policy if it should."
+            what, advice = f"our policy does not take {peer} {code}", "Change the policy if it should be let in."
     return what, escape(why) if why else advice
 
 

@@ -248,7 +248,7 @@ class Handshake:
         if len(signature) != SIGNATURE_LENGTH or not context.verify(peer, record, signature):
             raise GreetingRefused(VerdictCode.BAD_SIGNATURE, f"the signature is not that of {peer}")
         if peer == self._identity.id:
-            raise GreetingRefused(VerdictCode.SELF, "the identity is our own: this peer has met itself")
+            raise GreetingRefused(VerdictCode.SELF, "who is there has proved our own identity")
         if self._expected is not None and peer != self._expected:
             raise UnexpectedIdentity(self._expected, peer)
         if greeting.exp is not None and self.now > greeting.exp + EXPIRY_ALLOWANCE:
@@ -305,7 +305,8 @@ class Handshake:
         best = next((suite for suite in usable if suite.id in responder), None)
         if best is not self.suite:
             raise GreetingRefused(
-                VerdictCode.DOWNGRADE, f"the suite is {self.suite}, and the best that both have is {best}"
+                VerdictCode.DOWNGRADE,
+                f"the suite is {self.suite}, and the best that both have is {best or 'none'}",
             )
         lowest = max(greeting.vers[0], ours.versions[0])
         highest = min(greeting.vers[1], ours.versions[1])

@@ -1,6 +1,8 @@
 """Failures of greetings, each made for real: on loopback, and some in a network namespace of their own.
 
 FAILURES    name → what makes it, and gives what each side of ours says of it
+PATIENT     those that wait until a time is up: for a clock that jumps when nothing happens
+ELSEWHERE   those that need a network namespace of their own; `elsewhere` makes them
 """
 
 from __future__ import annotations
@@ -21,19 +23,13 @@ from typing import Any, Final
 import trio
 
 from trishake import (
-    Connection,
     DialError,
     Identity,
     Introduction,
     KnownPeers,
-    Limits,
     Listener,
     Network,
-    NoResponse,
     Peer,
-    PeerId,
-    Rejected,
-    SecureStream,
     Statistics,
     VerdictCode,
     accept,
@@ -62,16 +58,13 @@ from .conftest import (
     answer_by_hand,
     closed_port,
     connect,
-    outcome,
     read_to_end,
     ready,
     reset,
     serving,
 )
 
-HASTY: Final = replace(
-    QUICK, connect=0.3, syn=0.15, greeting=0.25, write_alert=0.2, drain_after_alert=0.05, drain_after_verdict=0.05
-)
+HASTY: Final = replace(QUICK, syn=1, greeting=2)
 """For a failure that takes all of its time."""
 
 CARL: Final = Identity.from_seed(b"c" * 32)
@@ -79,35 +72,35 @@ CARL: Final = Identity.from_seed(b"c" * 32)
 
 @dataclass(frozen=True)
 class Ends:
-    """What one failure was to each side, None where the side is not ours.
-
-    told: what the listening side has counted that it told. by: the error that said so without a timeline of the
-    other side's, in words.
-    """
+    """What one failure was to each side, None where the side is not ours. statistics: the listener's."""
 
     dialer: DialError | None = None
     listener: DialError | None = None
     statistics: Statistics | None = None
-    texts: tuple[str, ...] = ()
-    """Of a dial in another process."""
 
 
 Make = Callable[[Path], Awaitable[Ends]]
 FAILURES: Final[dict[str, Make]] = {}
 
 
-def failure(name: str) -> Callable[[Make], Make]:
+PATIENT: Final[set[str]] = set()
+
+
+def failure(name: str, *, patient: bool = False) -> Callable[[Make], Make]:
     def add(make: Make) -> Make:
         assert name not in FAILURES
         FAILURES[name] = make
+        if patient:
+            PATIENT.add(name)
         return make
 
     return add
 
 
-def failures(makers: dict[str, Callable[[], Awaitable[Ends]]]) -> None:
+def failures(makers: dict[str, Callable[[], Awaitable[Ends]]], *, patient: bool = False) -> None:
+    """Of those that need no path."""
     for name, make in makers.items():
-        failure(name)(lambda _, make=make: make())  # type: ignore[misc]
+        failure(name, patient=patient)(lambda _, make=make: make())  # type: ignore[misc]
 
 
 # --- our own sides --------------------------------------------------------------------------------------
@@ -236,13 +229,12 @@ async def nobody_in_memory() -> Ends:
 failures(
     {
         "wrong port": wrong_port,
-        "filtered port": filtered,
         "every address of the name fails": several_places,
         "every invite fails": several,
-        "name server silent": slow_resolver,
         "nobody under that name in memory": nobody_in_memory,
     }
 )
+failures({"filtered port": filtered, "name server silent": slow_resolver}, patient=True)
 
 
 @failure("Unix socket missing")
@@ -257,14 +249,14 @@ async def _(path: Path) -> Ends:
     return await dialed(f"unix://{BOB.id}@{path / 'socket'}")
 
 
-@failure("Unix socket whose queue is full")
+@failure("Unix socket whose queue is full", patient=True)
 async def _(path: Path) -> Ends:
     sockets = [stdlib_socket.socket(stdlib_socket.AF_UNIX) for _ in range(3)]
     sockets[0].bind(str(path / "socket"))
     sockets[0].listen(0)
     sockets[1].connect(str(path / "socket"))
     try:
-        return await dialed(f"unix://{BOB.id}@{path / 'socket'}", limits=HASTY)
+        return await dialed(f"unix://{BOB.id}@{path / 'socket'}", limits=replace(QUICK, connect=0.3))
     finally:
         for one in sockets:
             one.close()
@@ -344,8 +336,7 @@ def answering(data: bytes, *, scheme: str = "tcp", **options: Any) -> Callable[[
     async def make() -> Ends:
         async def serve(stream: trio.SocketStream) -> None:
             await stream.send_all(data)
-            with trio.move_on_after(2):
-                await read_to_end(stream)
+            await read_to_end(stream)
             await trio.aclose_forcefully(stream)
 
         async with serving(serve) as port:
@@ -376,12 +367,11 @@ failures(
         "TLS calls": calling(bytes.fromhex("16030100050100000100")),
         "unknown bytes call": calling(b"\x80what is this?"),
         "tls:// to SSH": answering(SSH, scheme="tls"),
-        "tls:// to silence": answering(b"", scheme="tls", limits=HASTY),
         "ws:// to HTTP": answering(HTTP, scheme="ws"),
         "ws:// to SSH": answering(SSH, scheme="ws"),
-        "ws:// to silence": answering(b"", scheme="ws", limits=HASTY),
     }
 )
+failures({f"{scheme}:// to silence": answering(b"", scheme=scheme) for scheme in ("tls", "ws")}, patient=True)
 
 
 def by_scheme(scheme: str) -> Callable[[], Awaitable[Ends]]:
@@ -446,7 +436,6 @@ failures(
 # --- policies -------------------------------------------------------------------------------------------
 
 APPLICATION: Final = 0x8001
-SHORT_POLICY: Final = replace(QUICK, policy=0.1)
 
 
 async def changed(path: Path) -> Ends:
@@ -466,17 +455,19 @@ failures(
         "unknown": lambda: between(bob={"trust": only(EVE.id)}),
         "policy says no": lambda: between(bob={"trust": saying(reject(text="members only"))}),
         "application's own code": lambda: between(bob={"trust": saying(reject(APPLICATION, "no seat left"))}),
-        "policy asks for patience": lambda: between(
-            bob={"trust": saying(reject(VerdictCode.CAPACITY, retry_after=20))}
-        ),
         "policy fails": lambda: between(bob={"trust": fail}),
-        "policy slow": lambda: between(bob={"trust": wait, "limits": SHORT_POLICY}),
         "our own policy says no": lambda: between(ada={"trust": saying(reject())}),
         "our own policy does not know it": lambda: between(ada={"trust": only(EVE.id)}),
         "our own policy has blocked it": lambda: between(ada={"trust": blocked(BOB.id)}),
         "our own policy fails": lambda: between(ada={"trust": fail}),
-        "our own policy is slow": lambda: between(ada={"trust": wait, "limits": SHORT_POLICY}),
     }
+)
+failures(
+    {
+        "policy slow": lambda: between(bob={"trust": wait}),
+        "our own policy is slow": lambda: between(ada={"trust": wait}),
+    },
+    patient=True,
 )
 failure("known peer changed")(changed)
 
@@ -485,10 +476,10 @@ async def too_slow_a_dialer() -> Ends:
     """Its policy takes longer than the listener gives it."""
 
     async def hesitate(_: Introduction) -> Decision:
-        await trio.sleep(0.4)
+        await trio.sleep((HASTY.greeting + QUICK.greeting) / 2)
         return accept()
 
-    return await between(ada={"trust": hesitate}, bob={"limits": HASTY})
+    return await between(ada={"trust": hesitate, "limits": replace(QUICK, policy=10)}, bob={"limits": HASTY})
 
 
 async def without_streams() -> Ends:
@@ -498,7 +489,8 @@ async def without_streams() -> Ends:
         return Ends(error, await watch.wait_failed(), his.statistics())
 
 
-failures({"the dialer too slow": too_slow_a_dialer, "a dialer without streams": without_streams})
+failures({"a dialer without streams": without_streams})
+failures({"the dialer too slow": too_slow_a_dialer}, patient=True)
 
 
 # --- no room --------------------------------------------------------------------------------------------
@@ -514,11 +506,14 @@ async def by_rate() -> Ends:
 
 async def held(**limits: Any) -> Ends:
     """Somebody else has the one slot."""
-    async with host(limits=replace(QUICK, **limits)) as (his, listener, watch), peer(ADA) as ada:
-        async with await connect(listener):
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            error = await failed(ada.dial(listener.invite))
-            return Ends(error, await watch.wait_failed(), his.statistics())
+    async with (
+        host(limits=replace(QUICK, **limits)) as (his, listener, watch),
+        peer(ADA) as ada,
+        await connect(listener),
+    ):
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        error = await failed(ada.dial(listener.invite))
+        return Ends(error, await watch.wait_failed(), his.statistics())
 
 
 async def duplicate() -> Ends:
@@ -534,7 +529,6 @@ failures(
         "busy: rate": by_rate,
         "busy: this address": functools.partial(held, handshakes_per_address=1),
         "busy: every slot": functools.partial(held, handshakes=1),
-        "busy, and silent": lambda: between(bob={"limits": replace(QUICK, handshakes=0)}),
         "duplicate": duplicate,
     }
 )
@@ -578,6 +572,7 @@ async def crossing() -> Ends:
         answer.set()
         assert (await hand.hear_verdict()).code is VerdictCode.CROSSING
         error = await watch.wait_failed()
+        await hand.stream.aclose()
         await his.aclose(finish=0)
         return Ends(listener=error, statistics=his.statistics())
 
@@ -587,9 +582,9 @@ failures(
         "self-dial": self_dial,
         "two peers of one identity": lambda: between(ada={"identity": BOB}, expect=BOB),
         "crossing": crossing,
-        "crossing, and no connection comes": deciding(VerdictCode.CROSSING),
     }
 )
+failures({"crossing, and no connection comes": deciding(VerdictCode.CROSSING)}, patient=True)
 
 
 # --- somebody closes ------------------------------------------------------------------------------------
@@ -669,8 +664,11 @@ failures(
     {
         "our key does not sign": lambda: between(ada={"identity": Unplugged(ADA.id)}),
         "its key does not sign": lambda: between(bob={"identity": Unplugged(BOB.id)}),
-        "our key does not sign in time": lambda: between(ada={"identity": Stuck(ADA.id), "limits": HASTY}),
     }
+)
+failures(
+    {"our key does not sign in time": lambda: between(ada={"identity": Stuck(ADA.id), "limits": HASTY})},
+    patient=True,
 )
 
 
@@ -800,22 +798,19 @@ _CALLING: Final = {
 _ENDS: Final = {"closes": close, "crashes": crash, "stands still": stand_still}
 
 
-def ending(
-    run: Callable[..., Awaitable[Ends]], begin: Script, end: Script, limits: Limits
-) -> Callable[[], Awaitable[Ends]]:
+def ending(run: Callable[[Script], Awaitable[Ends]], begin: Script, end: Script) -> Callable[[], Awaitable[Ends]]:
     async def script(hand: ByHand) -> None:
         await begin(hand)
         await end(hand)
 
-    return functools.partial(run, script, limits=limits)
+    return functools.partial(run, script)
 
 
 for _how, _end in _ENDS.items():
-    _limits = HASTY if _end is stand_still else QUICK
     for _where, _begin in _ANSWERING.items():
-        failures({f"it {_how} {_where}": ending(dialing, _begin, _end, _limits)})
+        failures({f"it {_how} {_where}": ending(dialing, _begin, _end)}, patient=_end is stand_still)
     for _where, _begin in _CALLING.items():
-        failures({f"a dialer {_how} {_where}": ending(listening, _begin, _end, _limits)})
+        failures({f"a dialer {_how} {_where}": ending(listening, _begin, _end)}, patient=_end is stand_still)
 
 
 def changed_at(frame: bytes, at: int) -> bytes:
@@ -853,7 +848,8 @@ failures(
         "SYN-ACK of an identity of small order": answering_with(
             lambda hand: hand.syn_ack(hand.honest(id=SMALL_ORDER))
         ),
-        "SYN-ACK that is no greeting": answering_with(lambda hand: hand.syn_ack(payload=b"\x80")),
+        "SYN-ACK that is no greeting": answering_with(lambda hand: hand.syn_ack(payload=b"\x80" * 200)),
+        "SYN-ACK too short": answering_with(lambda hand: hand.syn_ack(payload=b"\x80")),
         "downgrade, seen by the dialer": answering_with(lambda hand: hand.syn_ack(hand.honest(offers=(2,)))),
         "downgrade, seen by the listener": calling_with(lambda hand: hand.ack(hand.honest(offers=(2, 1)))),
         "verdict changed on its way": answering_with(lambda hand: changed_at(ready(hand), 10), verdict=True),
@@ -868,7 +864,8 @@ failures(
         "ACK is another frame": calling_with(lambda _: encode_frame(FrameType.SYN, bytes(32))),
         "ACK with a wrong signature": calling_with(lambda hand: hand.ack(signature=WRONG)),
         "ACK of an identity of small order": calling_with(lambda hand: hand.ack(hand.honest(id=SMALL_ORDER))),
-        "ACK that is no greeting": calling_with(lambda hand: hand.ack(payload=b"\x80")),
+        "ACK that is no greeting": calling_with(lambda hand: hand.ack(payload=b"\x80" * 200)),
+        "ACK too short": calling_with(lambda hand: hand.ack(payload=b"\x80")),
         "our signature is wrong, it says": deciding(VerdictCode.BAD_SIGNATURE),
         "our identity proves nothing, it says": deciding(VerdictCode.BAD_IDENTITY_KEY),
         "our greeting breaks the rules, it says": deciding(VerdictCode.BAD_GREETING),
