@@ -77,6 +77,8 @@ class DialError(TrishakeError):
     _trace: Trace | None = None
     _lead = ""
     """How the paragraph begins."""
+    _answered = False
+    """Whether the other side has answered under the keys of both, and so has the session id too."""
 
     @property
     def counted_as(self) -> str:
@@ -99,10 +101,8 @@ class DialError(TrishakeError):
         timeline = self.timeline
         what, advice = self._account()
         others = [f"{attempt.address} {attempt.counted_as}" for attempt in self.attempts]
-        answered = isinstance(self, Rejected) and self.authenticated
-        return paragraph(
-            timeline, self._lead + what, self._decided(), self._retry(), advice, others, answered=answered
-        )
+        parts = (self._lead + what, self._decided(), self._retry(), advice, others)
+        return paragraph(timeline, *parts, answered=self._answered)
 
     def _account(self) -> tuple[str, str]:
         """What happened, and what to do next: the first without a full stop, the second in sentences."""
@@ -228,7 +228,7 @@ class Rejected(DialError):
         self.reason = reason
         self.text = text
         self.retry_after = retry_after
-        self.authenticated = authenticated
+        self.authenticated = self._answered = authenticated
         self.versions = versions
         self.suites = suites
         self.retryable = reason in RETRYABLE
@@ -411,6 +411,11 @@ class BadHandshake(Refused):
 
         what, advice = account_of_breach(self.reason, self.what, self._known)
         return f"{code_name(self.reason)}: {what}", advice
+
+    def _decided(self) -> str:
+        if self.reason in (VerdictCode.EXPIRED, VerdictCode.DOWNGRADE):  # behind the check of the signature
+            return "We decided so, and it is certain: its own signed greeting says so."
+        return super()._decided()
 
 
 class ConnectionClosed(TrishakeError, trio.BrokenResourceError):

@@ -31,7 +31,7 @@ def paragraph(
     """What `DialError.explain` gives, of its parts; what: without a full stop, all else in sentences.
 
     others: the other addresses that were dialed, each with what came of it. answered: whether the other side has
-    answered under the keys of both, and so has the session id too.
+    the session id for certain.
     """
     besides = f"The other addresses: {', '.join(others)}." if others else ""
     again = _told(timeline) if timeline.role is Role.RESPONDER else retry
@@ -451,7 +451,7 @@ _REJECTIONS: Final[dict[Reason, tuple[str, str]]] = {
     VerdictCode.POLICY: ("its policy does not want us", "Ask who runs it what the policy asks for."),
     VerdictCode.DUPLICATE: (
         "a connection between the two of us is open already",
-        "Use that one (Peer.connection), or close it first.",
+        "Use that one (`Peer.connection`), or close it first.",
     ),
     VerdictCode.CROSSING: (
         "it was dialing us at the same moment, its own dial was to be kept, and did not get here",
@@ -551,7 +551,7 @@ def account_of_refusal(
             advice = "Nothing to do: both sides get the one connection."
         case VerdictCode.CROSSING:
             what = f"{peer} has dialed us meanwhile, and its dial is kept {code}"
-            advice = "Use its connection (Peer.connection), or dial again if there is none."
+            advice = "Use its connection (`Peer.connection`), or dial again if there is none."
         case VerdictCode.CAPACITY:
             what = f"there is no room for {peer}: every connection that we may have is taken {code}"
             advice = "Raise Limits.connections, or close what is not needed."

@@ -233,7 +233,7 @@ class Handshake:
         except HandshakeError as error:
             raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, str(error)) from None
         if noise.re == self.ephemeral_key or noise.rs == self._identity.static_key.public:
-            raise GreetingRefused(VerdictCode.SELF, "our own keys came back: a dial to ourselves, or an echo")
+            raise GreetingRefused(VerdictCode.SELF, "our own keys came back, as of a dial to ourselves or an echo")
         return payload
 
     def verify(self, payload: bytes) -> tuple[PeerId, Greeting]:

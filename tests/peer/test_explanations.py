@@ -217,7 +217,7 @@ def test_an_explanation_is_short_and_says_all_that_it_must(name: str, side: str,
     assert text.startswith(subject)
     assert re.search(r"It ended at step \d of \d, \"[^\"]+\", after <time>\.", text)
     sentences = re.findall(r"[^.]+(?:\.(?! |$)[^.]*)*\.(?: |$)", re.sub(r'"[^"]*"', "", text))
-    assert len(sentences) <= 7, sentences
+    assert len(sentences) <= 6 or "HAS CHANGED" in text, sentences
     assert any(word in text for word in CERTAIN) is not any(word in text for word in UNCERTAIN)
     if side == "dialer":
         assert re.search(r"(Try again|Trying again)", text)
