@@ -58,10 +58,12 @@ from .conftest import (
     answer_by_hand,
     closed_port,
     connect,
+    outcomes,
     read_to_end,
     ready,
     reset,
     serving,
+    side,
 )
 
 HASTY: Final = replace(QUICK, syn=1, greeting=2)
@@ -489,7 +491,16 @@ async def without_streams() -> Ends:
         return Ends(error, await watch.wait_failed(), his.statistics())
 
 
-failures({"a dialer without streams": without_streams})
+async def over_a_stream() -> Ends:
+    """Nobody has dialed: the stream was there, and has no address."""
+    watch = Watch()
+    streams = trio.testing.memory_stream_pair()
+    at_ada, _ = await outcomes(streams, side(ADA, expect=EVE.id), side(BOB, observers=[watch]))
+    assert isinstance(at_ada, DialError)
+    return Ends(at_ada, await watch.wait_failed())
+
+
+failures({"a dialer without streams": without_streams, "somebody else over a stream": over_a_stream})
 failures({"the dialer too slow": too_slow_a_dialer}, patient=True)
 
 
@@ -865,6 +876,7 @@ failures(
         "ACK with a wrong signature": calling_with(lambda hand: hand.ack(signature=WRONG)),
         "ACK of an identity of small order": calling_with(lambda hand: hand.ack(hand.honest(id=SMALL_ORDER))),
         "ACK that is no greeting": calling_with(lambda hand: hand.ack(payload=b"\x80" * 200)),
+        "ACK that asks too much": calling_with(lambda hand: hand.ack(hand.honest(extra={"!quantum": True}))),
         "ACK too short": calling_with(lambda hand: hand.ack(payload=b"\x80")),
         "our signature is wrong, it says": deciding(VerdictCode.BAD_SIGNATURE),
         "our identity proves nothing, it says": deciding(VerdictCode.BAD_IDENTITY_KEY),
