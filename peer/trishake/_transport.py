@@ -110,7 +110,7 @@ async def open_stream(
     phase = Phase.RESOLVE
     detail = None
     handshakes: list[str] = []
-    earlier = _handshakes.set(handshakes)
+    _handshakes.set(handshakes)
     try:
         with trio.fail_after(limits.connect):
             places = await transport.resolve(address)
@@ -141,8 +141,6 @@ async def open_stream(
         cause, detail = _cause_of(error)
     except trio.BrokenResourceError as error:
         cause, detail = Cause.CLOSED, str(error) or None
-    finally:
-        _handshakes.reset(earlier)
     raise NoResponse(phase, cause, elapsed=trio.current_time() - started, detail=detail)
 
 

@@ -219,6 +219,19 @@ async def several() -> Ends:
         return Ends(await failed(ada.dial(*invites)))
 
 
+async def found_by_name() -> Ends:
+    async def serve(stream: trio.SocketStream) -> None:
+        hand = ByHand(stream, BOB)
+        await in_syn_ack(hand)
+        await close(hand)
+
+    async with serving(serve) as port:
+        resolver = Resolver()
+        resolver.names["bob.test"] = ["127.0.0.1"]
+        trio.socket.set_custom_hostname_resolver(resolver)
+        return await dialed(f"tcp://{BOB.id}@bob.test:{port}")
+
+
 async def slow_resolver() -> Ends:
     trio.socket.set_custom_hostname_resolver(Resolver())
     return await dialed(f"tcp://{BOB.id}@bob.test:4711", limits=HASTY)
@@ -233,6 +246,7 @@ failures(
         "wrong port": wrong_port,
         "every address of the name fails": several_places,
         "every invite fails": several,
+        "it closes in SYN-ACK, dialed by a name": found_by_name,
         "nobody under that name in memory": nobody_in_memory,
     }
 )
