@@ -14,6 +14,7 @@ from typing import Final
 
 from trishake_protocol import RETRYABLE, AlertCode, PeerId, Role, VerdictCode, code_name, escape
 from trishake_protocol.errors import Reason
+from trishake_protocol.limits import EXPIRY_ALLOWANCE
 
 from ._timeline import NO_NAME_SERVER, NO_SUCH_NAME, STEPS, Cause, Phase, Step, Timeline
 
@@ -210,7 +211,16 @@ _FORBIDDEN: Final = {os.strerror(errno.EACCES), os.strerror(errno.EPERM)}
 
 
 def _more(detail: str | None) -> str:
-    return f" ({detail})" if detail else ""
+    return f" ({_brief(detail)})" if detail else ""
+
+
+def _brief(text: str) -> str:
+    """What may quote the other side, which may have said much."""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+_QUOTED: Final = 200
+"""Characters."""
 
 
 _BROKE: Final = {
@@ -328,6 +338,8 @@ def account_of_rejection(
     private = timeline is not None and timeline.suite is not None and timeline.suite.pattern.psk
     network = "" if timeline is None else f", {escape(timeline.network)!r}"
     us = "our peer id" if timeline is None else f"our peer id, {timeline.own}"
+    if timeline is not None and timeline.role is Role.RESPONDER and reason is not AlertCode.ABORTED:
+        return "a dialer has no right to say so, and left with that", "It has a fault: nothing to do on this side."
     match reason:
         case AlertCode.UNSUPPORTED_VERSION if versions is not None:
             lowest, highest = versions
@@ -390,9 +402,12 @@ _OF_PRIVATE: Final = 0x0100
 def _expired(timeline: Timeline | None) -> tuple[str, str]:
     """The clocks of both sides, as far as they are known, say whose fault it is."""
     difference = None if timeline is None else timeline.clock_difference
-    if not difference:
+    if difference is None or abs(difference) <= EXPIRY_ALLOWANCE:
         agree = "" if difference is None else ", which agrees with ours"
-        return f"our greeting has expired by its clock{agree}", "Say a later time for it to expire."
+        return (
+            f"our greeting has expired by its clock{agree}",
+            "Our greeting names an end that is past: name a later one.",
+        )
     ahead = "ahead of" if difference > 0 else "behind"
     return (
         f"our greeting has expired by its clock, which is {abs(difference)} s {ahead} ours",
@@ -481,7 +496,7 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
 
     what: what the protocol's core says of it, behind the reason's name.
     """
-    what = what.removeprefix(f"{code_name(reason)}: ")
+    what = _brief(what.removeprefix(f"{code_name(reason)}: "))
     listening = timeline is not None and timeline.role is Role.RESPONDER
     network = "ours" if timeline is None else f"ours, {escape(timeline.network)!r}"
     match reason:

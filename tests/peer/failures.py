@@ -891,6 +891,7 @@ failures(
         "ACK of an identity of small order": calling_with(lambda hand: hand.ack(hand.honest(id=SMALL_ORDER))),
         "ACK that is no greeting": calling_with(lambda hand: hand.ack(payload=b"\x80" * 200)),
         "ACK that asks too much": calling_with(lambda hand: hand.ack(hand.honest(extra={"!quantum": True}))),
+        "ALERT of a listener, from a dialer": calling_with(lambda _: alert(0x05)),
         "ACK too short": calling_with(lambda hand: hand.ack(payload=b"\x80")),
         "our signature is wrong, it says": deciding(VerdictCode.BAD_SIGNATURE),
         "our identity proves nothing, it says": deciding(VerdictCode.BAD_IDENTITY_KEY),

@@ -17,7 +17,17 @@ import pytest
 import trio
 import trio.testing
 
-from trishake import DialError, Rejected
+from trishake import (
+    AlertCode,
+    BadHandshake,
+    Cause,
+    DialError,
+    LocalProtocolError,
+    NoResponse,
+    Phase,
+    Rejected,
+    VerdictCode,
+)
 from trishake._errors import ChangedIdentity
 from trishake_protocol import code_name
 
@@ -67,6 +77,7 @@ def normal(text: str, path: Path) -> str:
     text = re.sub(r"(127\.0\.0\.\d|bob\.test):\d+", r"\1:<port>", text)
     text = re.sub(r"\bport \d+", "port <port>", text)
     text = re.sub(r"after [0-9.]+ m?s\b", "after <time>", text)
+    text = re.sub(r"\b[01] s (ahead of|behind)", "0 s ahead of", text)  # a second may end between the two sides
     return re.sub(r"\b\d{4} s\b", "<clock> s", text)
 
 
@@ -154,6 +165,18 @@ def test_both_logs_have_one_reason_and_one_name_for_it(
     assert dialer["reason"] == listener["reason"] == listener["told"]
     assert dialer["greeting"] == listener["greeting"] is not None
     assert dialer["session"] == listener["session"]
+
+
+@pytest.mark.parametrize("code", [AlertCode.MALFORMED, VerdictCode.UNSUPPORTED_CRITICAL])
+def test_what_quotes_the_other_side_is_cut(code: AlertCode | VerdictCode) -> None:
+    assert len(str(BadHandshake(code, f"{code.name}: {'x' * 10_000}"))) < 500
+
+
+def test_an_error_of_no_greeting_has_its_line_and_no_explanation() -> None:
+    error = NoResponse(Phase.CONNECT, Cause.REFUSED)
+    assert "the port is closed" in str(error)
+    with pytest.raises(LocalProtocolError, match="no timeline"):
+        error.explain()
 
 
 # --- the table as a whole -------------------------------------------------------------------------------
