@@ -129,6 +129,11 @@ def _unconnected(
     places = () if timeline is None else timeline.places
     each = _tried(places, address, detail)
     port = address.rpartition(":")[2]
+    if len({said for _, said in places}) > 1:
+        return (
+            f"none of its addresses has let us in{each}",
+            "Check each: where a port is refused, nobody listens; where no answer came, something drops what is sent.",
+        )
     match cause:
         case Cause.REFUSED if address and not port.isdigit():
             return "nobody listens under that name", "Start the other side, or check the name."

@@ -188,8 +188,8 @@ class Handshake:
         suite = SUITES.get(offer)
         if suite is None or suite.pattern.psk is self._profile.network.private:
             return f"suite 0x{offer:04x} is not enabled here"
-        kinds = ("a public", "a private") if suite.pattern.psk else ("a private", "a public")
-        return f"suite 0x{offer:04x} is of {kinds[1]} network, and we are in {kinds[0]} one"
+        its, ours = ("private", "public") if suite.pattern.psk else ("public", "private")
+        return f"suite 0x{offer:04x} is of a {its} network, and we are in a {ours} one"
 
     def read_syn(self, body: bytes) -> bytes:
         """Open the SYN under the first key that fits (step 5); on a public network there is none to try.

@@ -219,6 +219,18 @@ async def several() -> Ends:
         return Ends(await failed(ada.dial(*invites)))
 
 
+async def several_causes() -> Ends:
+    """One of its places has a closed port, and one drops what comes."""
+    resolver = Resolver()
+    with stdlib_socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        where = full.getsockname()
+        with stdlib_socket.create_connection(where):
+            closed = ("127.0.0.2", await closed_port())
+            resolver.names["bob.test"] = [(stdlib_socket.AF_INET, place) for place in (closed, where)]
+            trio.socket.set_custom_hostname_resolver(resolver)
+            return await dialed(f"tcp://{BOB.id}@bob.test:4711")
+
+
 async def found_by_name() -> Ends:
     async def serve(stream: trio.SocketStream) -> None:
         hand = ByHand(stream, BOB)
@@ -250,7 +262,14 @@ failures(
         "nobody under that name in memory": nobody_in_memory,
     }
 )
-failures({"filtered port": filtered, "name server silent": slow_resolver}, patient=True)
+failures(
+    {
+        "filtered port": filtered,
+        "the addresses of the name fail each in its way": several_causes,
+        "name server silent": slow_resolver,
+    },
+    patient=True,
+)
 
 
 @failure("Unix socket missing")
