@@ -132,7 +132,7 @@ def _unconnected(
     if len({said for _, said in places}) > 1:
         return (
             f"none of its addresses has let us in{each}",
-            "Check each: where a port is refused, nobody listens; where no answer came, something drops what is sent.",
+            "Check each: where it is refused, nobody listens; where no answer came, something drops what is sent.",
         )
     match cause:
         case Cause.REFUSED if address and not port.isdigit():
