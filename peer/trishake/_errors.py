@@ -37,11 +37,11 @@ import trio
 
 from trishake_protocol import (
     RETRYABLE,
-    AlertCode,
     CloseCode,
     LocalProtocolError,
     PeerId,
     Reason,
+    Role,
     TrishakeError,
     VerdictCode,
     code_name,
@@ -75,6 +75,10 @@ class DialError(TrishakeError):
     attempts: tuple[DialError, ...] = ()
     """What the other addresses said, where several were dialed; in their order, this one left out."""
     _trace: Trace | None = None
+    _lead = ""
+    """How the paragraph begins."""
+    _answered = False
+    """Whether the other side has answered under the keys of both, and so has the session id too."""
 
     @property
     def counted_as(self) -> str:
@@ -95,11 +99,12 @@ class DialError(TrishakeError):
         from ._explain import paragraph  # here, not above: most programs never come to that
 
         timeline = self.timeline
-        what, advice = self._account(timeline)
+        what, advice = self._account()
         others = [f"{escape(str(attempt.address))} {attempt.counted_as}" for attempt in self.attempts]
-        return paragraph(timeline, what, self._decided(), self._retry(), advice, others)
+        parts = (self._lead + what, self._decided(), self._retry(), advice, others)
+        return paragraph(timeline, *parts, answered=self._answered)
 
-    def _account(self, timeline: Timeline) -> tuple[str, str]:
+    def _account(self) -> tuple[str, str]:
         """What happened, and what to do next: the first without a full stop, the second in sentences."""
         raise NotImplementedError
 
@@ -108,7 +113,12 @@ class DialError(TrishakeError):
         raise NotImplementedError
 
     def _retry(self) -> str:
-        return "Trying again later may help." if self.retryable else "Trying again unchanged will not help."
+        """Whether to dial again, and when."""
+        raise NotImplementedError
+
+    @property
+    def _known(self) -> Timeline | None:
+        return None if self._trace is None else self.timeline
 
     def as_dict(self) -> dict[str, object]:
         """For machines: numbers, texts, lists, dicts and None, as JSON has them. Its keys do not change."""
@@ -170,24 +180,27 @@ class NoResponse(DialError):
         self.retryable = cause is not Cause.FOREIGN
 
     def __str__(self) -> str:
-        what = _CAUSES[self.cause].format(protocol=self.protocol or "another protocol")
-        detail = f" ({self.detail})" if self.detail else ""
-        where = f"{self.phase}, after {self.elapsed:.2f} s"
-        return f"no response{self._at()}: {what}{detail} at {where}. {_ADVICE_FOR_CAUSE[self.cause]}"
+        what, advice = self._account()
+        return f"no response{self._at()}: {what} ({self.phase}, after {self.elapsed:.2f} s). {advice}"
 
     @property
     def counted_as(self) -> str:
         return f"{self.phase}/{self.cause}"
 
-    def _account(self, timeline: Timeline) -> tuple[str, str]:
+    def _account(self) -> tuple[str, str]:
         from ._explain import account_of_silence
 
-        return account_of_silence(self.phase, self.cause, self.detail, self.protocol, timeline)
+        return account_of_silence(self.phase, self.cause, self.detail, self.protocol, self._known)
 
     def _decided(self) -> str:
-        if self.cause is Cause.REFUSED:
-            return "The system there decided so, not a peer; nothing is proved."
-        return "Nobody decided so, and nothing is proved: this is only what was seen from here."
+        from ._explain import certainty_of_silence
+
+        return certainty_of_silence(self.phase, self.cause, self.peer)
+
+    def _retry(self) -> str:
+        from ._explain import when_to_retry
+
+        return when_to_retry(self.cause, self.retryable)
 
     def _facts(self) -> dict[str, object]:
         return {"phase": str(self.phase), "cause": str(self.cause), "protocol": self.protocol}
@@ -203,6 +216,7 @@ class Rejected(DialError):
     """
 
     outcome = "rejected"
+    _lead = "rejected, "
 
     def __init__(
         self,
@@ -218,26 +232,27 @@ class Rejected(DialError):
         self.reason = reason
         self.text = text
         self.retry_after = retry_after
-        self.authenticated = authenticated
+        self.authenticated = self._answered = authenticated
         self.versions = versions
         self.suites = suites
         self.retryable = reason in RETRYABLE
 
     def __str__(self) -> str:
-        text = f': "{escape(self.text)}"' if self.text else ""
+        what, advice = self._account()
         certain = "proved by its key" if self.authenticated else "a hint: anyone on the path can have sent it"
-        return f"rejected{self._at()}: {code_name(self.reason)}{text} ({certain}). {self._advice()}"
+        again = f"{self._retry()} " if self.retryable else ""
+        return f"rejected{self._at()}: {what} ({certain}). {again}{advice}"
 
     @property
     def counted_as(self) -> str:
         return code_name(self.reason)
 
-    def _account(self, timeline: Timeline) -> tuple[str, str]:
+    def _account(self) -> tuple[str, str]:
         from ._explain import account_of_rejection
 
-        what, advice = account_of_rejection(self.reason, self.versions, self.suites, timeline)
+        what, advice = account_of_rejection(self.reason, self.versions, self.suites, self.retry_after, self._known)
         text = f', with the words "{escape(self.text)}"' if self.text else ""
-        return f"rejected, {code_name(self.reason)}: {what}{text}", advice
+        return f"{code_name(self.reason)}: {what}{text}", advice
 
     def _decided(self) -> str:
         if self.authenticated:
@@ -245,9 +260,9 @@ class Rejected(DialError):
         return "The other side decided so; a hint, no proof: anyone on the path can have sent it."
 
     def _retry(self) -> str:
-        if self.retryable and self.retry_after:
-            return f"Try again after {self.retry_after} s."
-        return super()._retry()
+        from ._explain import when_to_retry
+
+        return when_to_retry(self.reason, self.retryable, self.retry_after)
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -257,25 +272,14 @@ class Rejected(DialError):
             "authenticated": self.authenticated,
         }
 
-    def _advice(self) -> str:
-        if self.versions is not None:
-            return f"It speaks versions {self.versions[0]} to {self.versions[1]}: update one of the two sides."
-        if self.suites is not None:
-            suites = ", ".join(f"0x{suite:04x}" for suite in self.suites)
-            return (
-                f"It has enabled {suites}: enable one of them here too. Where one side names a private network, "
-                "the other must name it too."
-            )
-        if self.retryable:
-            return f"Try again in {self.retry_after or 1} s." if self.retry_after else "Try again later."
-        return _ADVICE_FOR_REASON.get(self.reason, "Do not try again unchanged; ask who runs the other side.")
-
 
 class Refused(DialError):
     """We refused the other side. reason: what it failed, as a code of the specification.
 
     what: that in words. advice: what to do next, in sentences.
     """
+
+    _lead = "refused by us: "
 
     def __init__(self, reason: Reason, what: str, advice: str) -> None:
         super().__init__(reason, what, advice)
@@ -284,17 +288,25 @@ class Refused(DialError):
         self.advice = advice
 
     def __str__(self) -> str:
-        return f"refused by us{self._at()}: {self.what}. {self.advice}"
+        what, advice = self._account()
+        return f"refused by us{self._at()}: {what}. {advice}"
 
     @property
     def counted_as(self) -> str:
         return code_name(self.reason)
 
-    def _account(self, timeline: Timeline) -> tuple[str, str]:
-        return f"refused by us, {code_name(self.reason)}: {self.what}", self.advice
+    def _account(self) -> tuple[str, str]:
+        return self.what, self.advice
 
     def _decided(self) -> str:
+        if self.reason is VerdictCode.SHUTTING_DOWN:  # in the middle of a policy
+            return f"We decided so, and it is certain who is there: {self.peer} has proved it."
         return "We decided so; who is there is not proved."
+
+    def _retry(self) -> str:
+        from ._explain import when_to_retry
+
+        return when_to_retry(self.reason, self.retryable)
 
     def _facts(self) -> dict[str, object]:
         return {"reason": code_name(self.reason)}
@@ -353,14 +365,21 @@ class Untrusted(Refused):
     outcome = "refused by policy"
 
     def __init__(self, peer: PeerId, verdict: Rejection) -> None:
-        text = f': "{escape(verdict.text)}"' if verdict.text else ""
-        advice = escape(verdict.why) if verdict.why else "Change the policy if it should."
-        super().__init__(
-            verdict.reason, f"our policy does not take {peer} ({code_name(verdict.reason)}{text})", advice
-        )
+        super().__init__(verdict.reason, *self._account_of(peer, verdict, None))
         self.verdict = verdict
         self.peer = peer
         self.retryable = verdict.reason in RETRYABLE
+
+    @staticmethod
+    def _account_of(peer: PeerId, verdict: Rejection, role: Role | None) -> tuple[str, str]:
+        from ._explain import account_of_refusal
+
+        return account_of_refusal(verdict.reason, verdict.text, verdict.why, peer, role)
+
+    def _account(self) -> tuple[str, str]:
+        if self._trace is None or self.peer is None:
+            return self.what, self.advice
+        return self._account_of(self.peer, self.verdict, self._trace.role)
 
     def _decided(self) -> str:
         return f"We decided so, and it is certain who is there: {self.peer} has proved it."
@@ -369,6 +388,7 @@ class Untrusted(Refused):
 class SigningFailed(Refused):
     """Our identity's key is held elsewhere, and did not sign our greeting, or is not to be had. what: why not."""
 
+    _lead = "our own key did not sign: "
     retryable = True  # an agent is unlocked, a process started again; a peer that is kept is not given up for that
 
     def __init__(self, what: str) -> None:
@@ -376,9 +396,6 @@ class SigningFailed(Refused):
 
     def __str__(self) -> str:
         return f"our key did not sign{self._at()}: {self.what}. {self.advice}"
-
-    def _account(self, timeline: Timeline) -> tuple[str, str]:
-        return f"our own key did not sign: {self.what}", self.advice
 
     def _decided(self) -> str:
         return "This is certain: it happened on our side."
@@ -388,7 +405,21 @@ class BadHandshake(Refused):
     """The other side broke the protocol, or someone between us did."""
 
     def __init__(self, reason: Reason, what: str) -> None:
-        super().__init__(reason, what, _ADVICE_FOR_REASON.get(reason, _BROKEN))
+        from ._explain import account_of_breach
+
+        _, advice = account_of_breach(reason, what, None)
+        super().__init__(reason, what, advice)
+
+    def _account(self) -> tuple[str, str]:
+        from ._explain import account_of_breach
+
+        what, advice = account_of_breach(self.reason, self.what, self._known)
+        return f"{code_name(self.reason)}: {what}", advice
+
+    def _decided(self) -> str:
+        if self.reason in (VerdictCode.EXPIRED, VerdictCode.DOWNGRADE):  # behind the check of the signature
+            return "We decided so, and it is certain: its own signed greeting says so."
+        return super()._decided()
 
 
 class ConnectionClosed(TrishakeError, trio.BrokenResourceError):
@@ -567,43 +598,6 @@ class WrongPassword(BadFile):
     """A key file is encrypted, and no password was given, or a wrong one."""
 
 
-_CAUSES = {
-    Cause.REFUSED: "the port is closed",
-    Cause.UNREACHABLE: "the address cannot be reached",
-    Cause.TIMEOUT: "the time was up",
-    Cause.CLOSED: "the other side closed the stream",
-    Cause.RESET: "the connection was reset",
-    Cause.FOREIGN: "{protocol} is spoken there, not Trishake",
-    Cause.BROKEN: "what came back is not valid",
-}
-_ADVICE_FOR_CAUSE = {
-    Cause.REFUSED: "Is the other side running, and listening on this port?",
-    Cause.UNREACHABLE: "Check the name and the address, and that this machine has a route to it.",
-    Cause.TIMEOUT: "A firewall that drops packets, a wrong address or a busy peer look like this. Try again.",
-    Cause.CLOSED: "It may be quiet, shutting down, or not Trishake. Look at its log, or try again.",
-    Cause.RESET: "It may have crashed, or something between you cuts connections. Try again.",
-    Cause.FOREIGN: "Check the port number.",
-    Cause.BROKEN: "Something between you changes the bytes, or the other side has a fault.",
-}
-_BROKEN = "The other side has a fault, or someone between you changes the bytes."
-_ADVICE_FOR_REASON: dict[Reason, str] = {
-    AlertCode.MALFORMED: "One of the two sides has a fault: update both.",
-    AlertCode.UNSUPPORTED_SUITE: "The two sides need a suite in common, and both a private network or neither.",
-    AlertCode.WRONG_NETWORK: "The two sides must name the same network.",
-    AlertCode.HANDSHAKE_FAILED: "The two sides must have the same network name and key.",
-    AlertCode.ABORTED: "The dialer does not accept this peer: it dialed another, or its policy says no.",
-    VerdictCode.BAD_SIGNATURE: "It does not hold the key that it names: do not trust it.",
-    VerdictCode.BAD_IDENTITY_KEY: "That key proves nothing: make a new identity.",
-    VerdictCode.BAD_GREETING: _BROKEN,
-    VerdictCode.UNSUPPORTED_CRITICAL: "One of the two sides is older: update it.",
-    VerdictCode.EXPIRED: "Check the clocks of both machines.",
-    VerdictCode.DOWNGRADE: "Someone between you may have forced the weaker choice: do not go on.",
-    VerdictCode.SELF: "This is a dial to oneself: check the address.",
-    VerdictCode.IDENTITY_UNKNOWN: "Ask the other side to add our peer id to those that it takes.",
-    VerdictCode.IDENTITY_BLOCKED: "The other side has blocked our peer id.",
-    VerdictCode.POLICY: "Ask who runs the other side.",
-    VerdictCode.DUPLICATE: "A connection with this peer is open already: use it (`Peer.connection`), or close it.",
-}
 _REQUEST_FAILURES = {
     "failed": ("the function that answers had an error", "The log over there has it."),
     "bad-request": ("the request could not be read", "Send what is asked for, or update the older side."),

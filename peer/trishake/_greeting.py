@@ -349,7 +349,7 @@ class Greeter:
                 raise self.no_response(Cause.RESET) from error
         except DialError as error:
             responding = self.session.role is Role.RESPONDER
-            if responding:
+            if responding and not (isinstance(error, NoResponse) and error.cause is Cause.RESET):
                 self._tell_why()
             self.failed(error)
             if responding or (isinstance(error, Refused) and self.session.state is State.ENDED):
@@ -425,7 +425,9 @@ class Greeter:
         """The outcome when the scope was cancelled: the time was up, or we are leaving."""
         if self.leaving:
             reason = VerdictCode.SHUTTING_DOWN if self.deciding else AlertCode.GOING_AWAY
-            return Refused(reason, *CLOSING)
+            what, advice = CLOSING
+            dialing = self.session.role is Role.INITIATOR
+            return Refused(reason, what, advice if dialing else "It may dial again once this peer is back.")
         if self.overtaken:
             return Refused(
                 VerdictCode.CROSSING,
@@ -450,7 +452,8 @@ class Greeter:
             case UnexpectedIdentity():
                 return WrongIdentity(error.expected, error.actual)
             case GreetingRefused(reason=VerdictCode.SELF):
-                return Refused(VerdictCode.SELF, *MET_ITSELF)
+                how = str(error).removeprefix(f"{code_name(VerdictCode.SELF)}: ")
+                return Refused(VerdictCode.SELF, f"{MET_ITSELF[0]}: {how}", MET_ITSELF[1])
             case GreetingRefused():
                 return BadHandshake(error.reason, str(error))
             case ForeignProtocol():
@@ -462,7 +465,7 @@ class Greeter:
 
     def rejected(self, event: RejectedEvent) -> DialError:
         if self.met_itself:
-            return Refused(VerdictCode.SELF, *MET_ITSELF)
+            return Refused(VerdictCode.SELF, f"{MET_ITSELF[0]}: our own listener was there", MET_ITSELF[1])
         return Rejected(
             event.reason,
             text=event.text,

@@ -623,4 +623,7 @@ def _address(address: Address | str) -> Address:
     return Address.parse(address) if isinstance(address, str) else address
 
 
-_WITHOUT_STREAMS: Final = reject(text="this peer speaks in streams (mux/1), and the other side does not")
+_WITHOUT_STREAMS: Final = reject(
+    text="this peer speaks in streams (mux/1), and the other side does not",
+    why="It must greet as a Peer does, with streams, and not as `initiate` and `respond` do.",
+)

@@ -18,7 +18,7 @@ from ._errors import (
 )
 from ._tcp import Tcp
 from ._timeline import Cause, Phase
-from ._transport import Bound, Place, Transport
+from ._transport import Bound, Place, Transport, begins_handshake
 
 _LIFETIME: Final = timedelta(days=365)
 """Of a certificate that is made at `listen`; our own dialers do not read it."""
@@ -58,6 +58,7 @@ class Tls(Transport):
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> TlsStream:
         """A stream whose TLS handshake is done. Raises OSError, or NoResponse where the answer is no TLS."""
         socket_stream = await self._tcp.connect(address, place, nursery)
+        begins_handshake("TLS")
         try:
             stream = trio.SSLStream(
                 socket_stream,

@@ -9,6 +9,7 @@ keeps its promises.
 from __future__ import annotations
 
 import abc
+import contextvars
 import errno
 import os
 import socket as stdlib_socket
@@ -37,6 +38,9 @@ _NAME_ERRORS: Final = {
     stdlib_socket.EAI_NODATA: NO_SUCH_NAME,
     stdlib_socket.EAI_AGAIN: NO_NAME_SERVER,
 }
+
+_handshakes: Final[contextvars.ContextVar[list[str]]] = contextvars.ContextVar("handshakes")
+"""Those that `open_stream` has got to, in whichever of its tasks."""
 
 Place: TypeAlias = Any
 """One concrete place that an address stands for: a socket address, say. Only its transport looks inside."""
@@ -104,6 +108,8 @@ async def open_stream(
     """
     started = trio.current_time()
     phase = Phase.RESOLVE
+    handshakes: list[str] = []
+    _handshakes.set(handshakes)
     try:
         with trio.fail_after(limits.connect):
             places = await transport.resolve(address)
@@ -125,27 +131,36 @@ async def open_stream(
     except NoResponse as error:
         error.elapsed = trio.current_time() - started
         raise
-    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+    except trio.TooSlowError as error:
+        failure = no_response(phase, error, trio.current_time() - started)
+        failure.detail = f"in the {handshakes[-1]} handshake" if handshakes else None
+    except (OSError, trio.BrokenResourceError) as error:
         failure = no_response(phase, error, trio.current_time() - started)
     raise failure
+
+
+def begins_handshake(name: str) -> None:
+    """A transport's connection is there, and its own handshake begins: should the time be up, that is why."""
+    if (handshakes := _handshakes.get(None)) is not None:
+        handshakes.append(name)
 
 
 def no_response(
     phase: Phase, error: OSError | trio.BrokenResourceError | trio.TooSlowError, elapsed: float
 ) -> NoResponse:
     """What it means that `resolve` or `connect` raised this, or took too long. elapsed: seconds."""
-    detail: str | None = None
     match error:
         case stdlib_socket.gaierror():
             cause, detail = Cause.UNREACHABLE, _NAME_ERRORS.get(error.errno or 0, error.strerror)
         case OSError():
             cause = _CAUSES.get(error.errno or 0, Cause.UNREACHABLE)
-            if cause is Cause.UNREACHABLE:  # of the others, the cause says as much
+            detail = None
+            if cause is Cause.UNREACHABLE:  # the others say as much by themselves
                 detail = os.strerror(error.errno) if error.errno else str(error) or None
         case trio.BrokenResourceError():
             cause, detail = Cause.CLOSED, str(error) or None
         case _:
-            cause = Cause.TIMEOUT
+            cause, detail = Cause.TIMEOUT, None
     return NoResponse(phase, cause, elapsed=elapsed, detail=detail)
 
 

@@ -11,7 +11,7 @@ import trio
 from ._addresses import Address
 from ._tcp import Tcp
 from ._tls import Tls
-from ._transport import Bound, Place, Transport
+from ._transport import Bound, Place, Transport, begins_handshake
 
 if TYPE_CHECKING:
     from ._websocket_stream import WebSocketStream
@@ -45,6 +45,7 @@ class WebSocket(Transport):
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> WebSocketStream:
         """A stream after the upgrade. Raises OSError, or NoResponse where no WebSocket answers."""
         carrier = await self._carriers[address.scheme].connect(address, place, nursery)
+        begins_handshake("WebSocket")
         return await _stream_class().open(carrier, address, nursery)
 
     async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:

@@ -179,13 +179,21 @@ class Handshake:
         enabled = {suite.id: suite for suite in self._profile.suites}
         network = self._profile.network
         if preface.suite not in enabled:
-            raise GreetingRefused(AlertCode.UNSUPPORTED_SUITE, f"suite 0x{preface.suite:04x} is not enabled here")
+            raise GreetingRefused(AlertCode.UNSUPPORTED_SUITE, self._why_not(preface.suite))
         if preface.net_tag != network.tag:
             if network.private:
                 raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, "a private network has no tag")
             raise GreetingRefused(AlertCode.WRONG_NETWORK, f"the tag is not that of the network {network.name!r}")
         self.suite = enabled[preface.suite]
         self._preface = preface
+
+    def _why_not(self, offer: int) -> str:
+        """What is wrong with a suite that is not enabled here."""
+        suite = SUITES.get(offer)
+        if suite is None or suite.pattern.psk is self._profile.network.private:
+            return f"suite 0x{offer:04x} is not enabled here"
+        its, ours = ("private", "public") if suite.pattern.psk else ("public", "private")
+        return f"suite 0x{offer:04x} is of a {its} network, and we are in a {ours} one"
 
     def read_syn(self, body: bytes) -> bytes:
         """Open the SYN under the first key that fits (step 5); on a public network there is none to try.
@@ -233,7 +241,7 @@ class Handshake:
         if self._logged is not None:
             self._logged.greeted(self.role.other, self._syn_key)
         if noise.re == self.ephemeral_key or noise.rs == self._identity.static_key.public:
-            raise GreetingRefused(VerdictCode.SELF, "our own keys came back: a dial to ourselves, or an echo")
+            raise GreetingRefused(VerdictCode.SELF, "our own keys came back, as of a dial to ourselves or an echo")
         return payload
 
     def verify(self, payload: bytes) -> tuple[PeerId, Greeting]:
@@ -248,7 +256,7 @@ class Handshake:
         if len(signature) != SIGNATURE_LENGTH or not context.verify(peer, record, signature):
             raise GreetingRefused(VerdictCode.BAD_SIGNATURE, f"the signature is not that of {peer}")
         if peer == self._identity.id:
-            raise GreetingRefused(VerdictCode.SELF, "the identity is our own: this peer has met itself")
+            raise GreetingRefused(VerdictCode.SELF, "who is there has proved our own identity")
         if self._expected is not None and peer != self._expected:
             raise UnexpectedIdentity(self._expected, peer)
         if greeting.exp is not None and self.now > greeting.exp + EXPIRY_ALLOWANCE:
@@ -314,7 +322,8 @@ class Handshake:
         best = next((suite for suite in usable if suite.id in responder), None)
         if best is not self.suite:
             raise GreetingRefused(
-                VerdictCode.DOWNGRADE, f"the suite is {self.suite}, and the best that both have is {best}"
+                VerdictCode.DOWNGRADE,
+                f"the suite is {self.suite}, and the best that both have is {best or 'none'}",
             )
         lowest = max(greeting.vers[0], ours.versions[0])
         highest = min(greeting.vers[1], ours.versions[1])

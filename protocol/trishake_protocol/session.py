@@ -478,7 +478,7 @@ class Session:
             return None
         if header.length not in frame_bounds(header.type, self.suite):
             type_ = FrameType(header.type)
-            raise self._unfit(type_, f"a {type_.name} of {header.length} bytes")
+            raise self._unfit(type_, f"{type_.name} of {header.length} bytes")
         end = limits.FRAME_HEADER + header.length
         if len(self._inbox) < end:
             return None
@@ -514,7 +514,7 @@ class Session:
             return None
         length = inbox[start + 1] << 8 | inbox[start + 2]
         if length not in RECORD_BOUNDS:
-            raise self._unfit(FrameType.RECORD, f"a RECORD of {length} bytes")
+            raise self._unfit(FrameType.RECORD, f"RECORD of {length} bytes")
         if left < limits.FRAME_HEADER + length:
             return None
         start += limits.FRAME_HEADER

@@ -242,7 +242,7 @@ async def test_another_network_or_another_key_of_it_is_a_rejection(ada: User) ->
         assert "WRONG_NETWORK" in await same_both_ways(ada, ExitCode.REJECTED, "dial", invite)
     async with listening(network=Network.new("home")) as invite:
         shown = await same_both_ways(ada, ExitCode.REJECTED, "dial", "--network", "home.network", invite)
-        assert "the same network name and key" in shown
+        assert "another key than ours" in shown
         assert "private network" in await same_both_ways(ada, ExitCode.REJECTED, "dial", invite)
 
 

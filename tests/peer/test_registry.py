@@ -159,7 +159,7 @@ async def test_a_second_connection_is_a_duplicate_while_the_first_one_lives() ->
         assert caught.value.reason is VerdictCode.DUPLICATE
         assert caught.value.authenticated
         assert not caught.value.retryable
-        assert "use it (`Peer.connection`)" in str(caught.value)
+        assert "Use that one (`Peer.connection`)" in str(caught.value)
         assert ada.connections == (first,)
         assert await first.ping() < 5
         await first.aclose()

@@ -142,7 +142,8 @@ def test_why_is_for_our_own_side_and_of_any_length() -> None:
 @pytest.mark.parametrize("why", [None, ""])
 def test_without_a_why_the_error_says_what_to_do_all_the_same(why: str | None) -> None:
     assert str(reject(0x8001, "no", why=why).refusal(EVE.id)) == (
-        f'refused by us: our policy does not take {EVE.id} (0x8001: "no"). Change the policy if it should.'
+        f'refused by us: our policy does not take {EVE.id} (0x8001: "no"). '
+        "Change the policy if it should be let in."
     )
 
 
