@@ -55,8 +55,27 @@ def _step(timeline: Timeline) -> str:
     """At which step it ended, and when."""
     last = timeline.entries[-1]
     steps = STEPS[timeline.role]
-    where = f'step {steps.index(last.step) + 1} of {len(steps)}, "{last.step.label}"'
+    doing = _DOING.get((timeline.role, last.step)) or _DOING[None, last.step]
+    where = f"step {steps.index(last.step) + 1} of {len(steps)}, {doing}"
     return f"It ended at {where}, after {_duration(timeline.seconds)}."
+
+
+_DOING: Final = {
+    (None, Step.RESOLVED): "looking up the name",
+    (None, Step.CONNECTED): "connecting",
+    (None, Step.SYN_SENT): "sending SYN",
+    (None, Step.ADMITTED): "asking for room",
+    (None, Step.SYN_RECEIVED): "waiting for SYN",
+    (None, Step.SYN_ACK_SENT): "answering with SYN-ACK",
+    (None, Step.SYN_ACK_RECEIVED): "waiting for SYN-ACK",
+    (None, Step.ACK_RECEIVED): "waiting for ACK",
+    (None, Step.IDENTITY_VERIFIED): "verifying the identity",
+    (None, Step.POLICY): "deciding about the peer",
+    (None, Step.ACK_SENT): "sending ACK",
+    (Role.INITIATOR, Step.VERDICT): "waiting for the verdict",
+    (Role.RESPONDER, Step.VERDICT): "telling the verdict",
+}
+"""What is done in each step, as long as it is not done."""
 
 
 def _duration(seconds: float) -> str:
@@ -83,7 +102,11 @@ def _ids(timeline: Timeline, answered: bool) -> str:
         return ""
     if timeline.role is Role.RESPONDER:
         return f"Both logs have it as greeting {greeting.hex()}."
-    return f"In our log it is greeting {greeting.hex()}, and in theirs too if it came that far."
+    theirs = "" if timeline.reason == _FOREIGN_TO_US else ", and in theirs too if it came that far"
+    return f"In our log it is greeting {greeting.hex()}{theirs}."
+
+
+_FOREIGN_TO_US: Final = f"{Phase.SYN_ACK}/{Cause.FOREIGN}"
 
 
 # --- no response ----------------------------------------------------------------------------------------

@@ -39,9 +39,9 @@ ENDS: dict[str, tuple[Callable[[], AbstractAsyncContextManager[str]], ExitCode, 
         lambda: listening(trust=only(str(EVE.id))),
         ExitCode.REJECTED,
         "✗ IDENTITY_UNKNOWN",
-        f"Ask who runs it to add our peer id: {ADA.id}",
+        f"Ask who runs it to add our peer id, {ADA.id}",
     ),
-    "refused": (nobody_there, ExitCode.NO_RESPONSE, "✗ not connected", "nobody listens there"),
+    "refused": (nobody_there, ExitCode.NO_RESPONSE, "✗ not connected", "the port is closed"),
     "closed": (lambda: saying(b""), ExitCode.NO_RESPONSE, "✗ no SYN-ACK", "before the first byte of its SYN-ACK"),
 }
 """How a dial may end: who is there, the exit code, what the picture shows, and what the explanation says."""
