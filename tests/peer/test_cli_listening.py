@@ -11,7 +11,7 @@ import pytest
 import segno
 import trio
 
-from trishake import Identity, Network, Peer
+from trishake import Identity, Network, Peer, Rejected
 from trishake._known_peers import KnownPeers
 from trishake.cli._outcomes import ExitCode
 
@@ -51,10 +51,13 @@ async def test_who_comes_and_goes_is_shown_within_the_width_of_a_terminal(ada: U
         await listener.waits_with("accepted")
         await listener.waits_with(str(ada.identity.id))
         await listener.waits_with("closed")
-        stranger = Identity.generate()
-        assert not await is_welcome(stranger, invite)
+        async with Peer(Identity.generate()) as stranger:
+            with pytest.raises(Rejected) as caught:
+                await stranger.dial(invite)
         await listener.waits_with("failed")
         await listener.waits_with("IDENTITY_UNKNOWN")
+        assert caught.value.session_id is not None
+        await listener.waits_with(f"session {caught.value.session_id.hex()}")
         await listener.type("\x03")
         assert await listener.ended() == 0
 

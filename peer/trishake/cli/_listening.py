@@ -136,4 +136,9 @@ class _Teller(Observer):
     def failed(self, role: Role, error: DialError) -> None:
         outcome = outcome_of(error)
         assert outcome is not None
-        self._tell({"event": "failed", **outcome.facts, "message": str(error)}, f"failed    {error}")
+        timeline = error.timeline
+        if timeline.session_id is not None:
+            name = f"\n          session {timeline.session_id.hex()}"
+        else:
+            name = "" if timeline.greeting_id is None else f"\n          greeting {timeline.greeting_id.hex()}"
+        self._tell({"event": "failed", **outcome.facts, "message": str(error)}, f"failed    {error}{name}")
