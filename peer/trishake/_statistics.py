@@ -91,7 +91,7 @@ class Tally(Observers):
         super().disconnected(connection, closed)
 
     def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
-        self._streams_refused[why] += 1
+        self._streams_refused[why.partition(":")[0]] += 1  # what a policy says of it differs with each peer
         super().stream_refused(peer, protocol, why)
 
 
