@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from .leaks import LogCheck
+from .leaks import LogCheck, Secrets
+
+_check = LogCheck()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    check = LogCheck()
-    config.pluginmanager.register(check, "trishake-log")
+    config.pluginmanager.register(_check)
+
+
+@pytest.fixture
+def secrets() -> Secrets:
+    """Every secret that this run has made so far."""
+    return _check.secrets

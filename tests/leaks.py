@@ -179,7 +179,8 @@ class LogCheck(logging.Handler):
         self.records = 0
         self._wrong: list[str] = []
         self._told = False
-        self._ends: list[Callable[[], None]] = []
+        # Here, not when the run begins: the modules of the tests make identities as they are imported.
+        self._ends = [*note_all(self.secrets), _observe(_events._JsonLines, "write", self._check_line)]
 
     # --- what is read
 
@@ -201,7 +202,6 @@ class LogCheck(logging.Handler):
     # --- when
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        self._ends = [*note_all(self.secrets), _observe(_events._JsonLines, "write", self._check_line)]
         logging.getLogger().addHandler(self)
         # Every step is to make its event. What tests read in caplog stays what it is by default.
         logging.getLogger("trishake").setLevel(logging.DEBUG)

@@ -59,7 +59,7 @@ class _JsonLines:
     def __init__(self, path: str) -> None:
         self.path = path
         # A pipe that nobody reads must not hold up a greeting, neither here nor when it is full.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
         self._descriptor = os.open(path, flags, 0o600)
         # By whoever lets go of it last: another thread may be writing when this one turns to another file.
         weakref.finalize(self, os.close, self._descriptor).atexit = False

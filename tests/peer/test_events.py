@@ -634,6 +634,17 @@ def test_two_processes_write_to_one_file_without_mixing_lines(file: Path) -> Non
         assert len(verdicts) == 20
 
 
+def test_a_line_that_is_written_in_part_is_the_last_one(file: Path) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    program = TOGETHER.replace("sys.stdin.readline()", limited)
+    env = {**ENVIRONMENT, "TRISHAKE_LOG": str(file)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert re.fullmatch(
+        rf"events are not written to {re.escape(str(file))} any more: \d+ of \d+ bytes were written\n", done.stderr
+    )
+    assert file.stat().st_size == 1000
+
+
 def test_nothing_else_in_the_process_changes(file: Path) -> None:
     """No handler is added, no level set: who shows WARNING shows no more than that."""
     program = TOGETHER.replace("sys.stdin.readline()", "import logging; logging.basicConfig(level='WARNING')")
@@ -801,6 +812,15 @@ async def test_observers_are_told_in_the_order_in_which_they_were_given() -> Non
     await greet(observers=[Writes(1), Writes(2), Writes(3)])
     assert told == [(number, step) for step in dict.fromkeys(step for _, step in told) for number in (1, 2, 3)]
     assert len(told) > 3
+
+
+async def test_the_log_has_a_step_before_an_observer_is_told_of_it(log: Log) -> None:
+    class Looks(Observer):
+        def progress(self, progress: Progress) -> None:
+            assert log.of(f"greeting.{progress.step}")[-1].fields["number"] == progress.greeting
+
+    await greet(observers=[Looks()])
+    assert not log.of("observer.failed")
 
 
 async def test_an_observer_that_is_given_twice_is_told_once() -> None:
