@@ -71,7 +71,7 @@ async def hold(variant: str, suite: str) -> None:
 def _greeter(variant: str, suite: str) -> Callable[[int], Awaitable[None]]:
     options: dict[str, Any] = {"suites": SUITES[suite]}
     if variant == "nothing":
-        Trace.mark = lambda *_: None  # type: ignore[method-assign, assignment]
+        Trace.mark = lambda *_: None  # type: ignore[method-assign]
     elif variant == "observer":
         options["observers"] = [Observer()]
     elif variant == "log":

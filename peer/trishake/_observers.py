@@ -81,7 +81,8 @@ class EventLog(Observer):
         level = _level_of(progress.step)
         if not is_wanted(level):
             return
-        who = "with somebody" if progress.peer is None else f"with {progress.peer}"
+        peer = None if progress.peer is None else str(progress.peer)  # once: its check characters take time
+        who = f"with {peer or 'somebody'}"
         where = f" [{progress.address}]" if progress.address else ""
         what = "accepted" if progress.step is Step.VERDICT else progress.step.label
         log_event(
@@ -92,7 +93,7 @@ class EventLog(Observer):
             role=progress.role.value,
             address=progress.address,
             endpoint=progress.endpoint,
-            peer=progress.peer,
+            peer=peer,
             greeting=progress.greeting_id,
             session=progress.session_id,
             step=progress.step.value,
