@@ -27,8 +27,9 @@ PART: Final = 15
 
 _LONG: Final = re.compile(r"[0-9A-Za-z+/_-]{40,}")
 _HEX: Final = re.compile(rf"[0-9a-f]{{{2 * PART},}}")
-_PAIRS: Final = re.compile(rf"(?:[0-9a-fA-F]{{2}}[ :.-]){{{PART - 1},}}[0-9a-fA-F]{{2}}")
-_NUMBERS: Final = re.compile(rf"(?:\d{{1,3}}[,;]? ?){{{PART - 1},}}\d{{1,3}}")
+# These two begin with what stands before a byte: a search for that is quick, one for any digit is not.
+_PAIRS: Final = re.compile(rf"[ :.'\"=([-](?:[0-9a-fA-F]{{2}}[ :.-]){{{PART - 1},}}[0-9a-fA-F]{{2}}")
+_NUMBERS: Final = re.compile(rf"[ ,;'\"=([](?:\d{{1,3}}(?:[,;] ?| )){{{PART - 1},}}\d{{1,3}}")
 _LITERAL: Final = re.compile(r"""b(?:'([^']{15,})'|"([^"]{15,})")""")
 _RAW: Final = re.compile(r"[\x80-\xff\\]")
 _BASE32: Final = re.compile(r"[A-Z2-7]{24,}")
@@ -57,6 +58,7 @@ class Secrets:
 
     def find(self, text: str) -> str | None:
         """As what there is one in it: hexadecimal, base64, …; None if there is none."""
+        text = f" {text}"
         for word in _LONG.findall(text):
             if word not in self._clean:
                 if (form := self._form_of(word)) is not None:
@@ -179,6 +181,7 @@ class LogCheck(logging.Handler):
         self.records = 0
         self._wrong: list[str] = []
         self._told = False
+        self._seen: set[str] = set()
         # Here, not when the run begins: the modules of the tests make identities as they are imported.
         self._ends = [*note_all(self.secrets), _observe(_events._JsonLines, "write", self._check_line)]
 
@@ -186,13 +189,24 @@ class LogCheck(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records += 1
-        fields = getattr(record, "fields", None)
+        fields: Any = getattr(record, "fields", None)
         said = record.getMessage()
+        odd = None
         if record.name.partition(".")[0] == "trishake" and (odd := _oddity(record, said, fields)) is not None:
             self._wrong.append(f"{_place(record)}: {odd}")
         if record.exc_info and record.exc_info[1] is not None:
             said += "".join(traceback.format_exception(record.exc_info[1]))
-        if (form := self.secrets.find(f"{said} {record.args or ''} {fields or ''}")) is not None:
+        if record.args:
+            said += f" {record.args}"
+        if fields is not None and odd is None:  # plain values, most of which are those of the record before
+            new = [value for value in fields.values() if type(value) is str and value not in self._seen]
+            if len(self._seen) > 50_000:
+                self._seen.clear()
+            self._seen.update(new)
+            said = " ".join((said, *new))
+        elif fields is not None:
+            said += f" {fields}"
+        if (form := self.secrets.find(said)) is not None:
             self._wrong.append(f"{_place(record)}: a secret was logged, as {form}")
 
     def _check_line(self, _: None, lines: Any, line: dict[str, object]) -> None:
