@@ -295,10 +295,15 @@ class Failed(Exception):
 
 
 class Process:
-    """One of the above, as the program that measures sees it. cpu: the only one that it runs on."""
+    """One of the above, as the program that measures sees it. cpu: the only one that it runs on.
 
-    def __init__(self, what: str, *arguments: object, cpu: int | None = None) -> None:
-        words = [sys.executable, "-m", "benchmarks.scaling", what, *map(str, arguments)]
+    module: another program whose processes obey in this way.
+    """
+
+    def __init__(
+        self, what: str, *arguments: object, cpu: int | None = None, module: str = "benchmarks.scaling"
+    ) -> None:
+        words = [sys.executable, "-m", module, what, *map(str, arguments)]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if cpu is not None:
             os.sched_setaffinity(self._process.pid, {cpu})

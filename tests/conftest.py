@@ -1,11 +1,27 @@
-"""For all tests."""
+"""For every test: what it logs is checked as it comes (leaks.py)."""
 
 from __future__ import annotations
 
 import gc
+
+import pytest
+
+from .leaks import LogCheck, Secrets
+
+_check = LogCheck()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_check)
 
 
 def pytest_collection_finish() -> None:
     """Thousands of tests stay to the end: whatever collects garbage need not look at them each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def secrets() -> Secrets:
+    """Every secret that this run has made so far."""
+    return _check.secrets

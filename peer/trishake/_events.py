@@ -3,6 +3,8 @@
 A record of `logging.getLogger("trishake")` has its name in `record.event`, and its fields in `record.fields`, a
 dict of what JSON has; its text is for people, and may change. docs/observing.md lists them. Where the environment
 names a file in TRISHAKE_LOG, every event is appended to it, one JSON object a line, whatever the log shows.
+
+Text and fields are one line each, and safe to show: what came from elsewhere is escaped here, whoever hands it in.
 """
 
 from __future__ import annotations
@@ -10,9 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+import weakref
+from pathlib import Path
 from traceback import format_exc
 from typing import Final
 
+from trishake_protocol import escape
+
+from ._errors import BadFile
 from ._timeline import Step
 
 _log: Final = logging.getLogger("trishake")
@@ -44,41 +51,55 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "unix.left_behind": ("path",),
     "key_log.on": ("path",),
     "key_log.failed": ("path",),
+    "events.lost": ("path",),
 }
 """Every event, with its fields."""
 
 
 class _JsonLines:
-    """A file to which events are appended, one JSON object a line; more than one process may."""
+    """A file to which events are appended, one JSON object a line; more than one process may. Raises OSError."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A pipe that nobody reads must not hold up a greeting, neither here nor when it is full.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+        self._descriptor = os.open(path, flags, 0o600)
+        # By whoever lets go of it last: another thread may be writing when this one turns to another file.
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def write(self, line: dict[str, object]) -> None:
         import json  # here, not above: few programs come to that
 
-        os.write(self._descriptor, json.dumps(line).encode() + b"\n")  # at once: lines of two processes do not mix
-
-    def close(self) -> None:
-        os.close(self._descriptor)
+        data = json.dumps(line).encode() + b"\n"
+        written = os.write(self._descriptor, data)  # at once: lines of two processes do not mix
+        if written < len(data):
+            raise OSError(f"{written} of {len(data)} bytes were written")
 
 
 _lines: _JsonLines | None = None
+_followed: str | None = None
+"""What TRISHAKE_LOG said when it was last looked at. That file may have been given up since."""
 
 
 def follow_environment() -> None:
-    """Write every event from here on to the file that TRISHAKE_LOG names, if it does. Raises OSError.
+    """Write every event from here on to the file that TRISHAKE_LOG names, if it does.
 
-    Called wherever greetings begin, so that a program may set it itself.
+    Called wherever greetings begin, so that a program may set it itself. A file that could not be written to is
+    left alone until the variable changes. Raises BadFile for one that cannot be opened: all goes on as it was.
     """
-    global _lines
+    global _lines, _followed
     path = os.environ.get("TRISHAKE_LOG") or None
-    if path == (None if _lines is None else _lines.path):
+    if path == _followed:
         return
-    if _lines is not None:
-        _lines.close()
-    _lines = None if path is None else _JsonLines(path)
+    try:
+        _lines = None if path is None else _JsonLines(path)
+    except OSError as error:
+        raise BadFile(
+            Path(path or ""),
+            f"the environment names this file in TRISHAKE_LOG, and it cannot be opened ({error.strerror})",
+            "Name a file that this process may write to, or unset TRISHAKE_LOG.",
+        ) from None
+    _followed = path
 
 
 def is_wanted(level: int) -> bool:
@@ -99,9 +120,11 @@ def log_failure(name: str, text: str, /, **fields: object) -> None:
 def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_traceback: bool) -> None:
     if not is_wanted(level):
         return
+    text = _one_line(text)
     plain = {key: as_json(value) for key, value in fields.items()}
-    if _lines is not None:
-        _write(_lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
+    lines = _lines
+    if lines is not None:
+        _write(lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
     if _log.isEnabledFor(level):
         extra = {"event": name, "fields": plain}
         _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
@@ -114,11 +137,16 @@ def _write(lines: _JsonLines, level: int, name: str, text: str, fields: dict[str
         lines.write({"time": time.time(), "pid": os.getpid(), **said, **fields})
     except OSError as error:  # a full disk, say: whoever greets shall not fall with it
         _lines = None
-        _log.error("events are not written to %s any more: %s", lines.path, error)
+        why = f"events are not written to {lines.path} any more: {error.strerror or error}"
+        log_event(logging.ERROR, "events.lost", why, path=lines.path)
 
 
 def as_json(value: object) -> object:
-    """A field as JSON has it: bytes in hexadecimal, what it has no kind for as its text."""
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+    """A field as JSON has it: bytes in hexadecimal, text escaped, what it has no kind for as its text."""
+    if value is None or isinstance(value, int | float):
+        return value
+    return value.hex() if isinstance(value, bytes) else _one_line(str(value))
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else escape(text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from trishake_protocol import PeerId, Role, code_name, escape
+from trishake_protocol import PeerId, Role, code_name
 
 from ._errors import ConnectionClosed, DialError
 from ._events import follow_environment, is_wanted, log_event, log_failure
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 
 class Observers:
-    """Who watches: each is told in turn, and nothing is made for them if nobody looks."""
+    """Who watches: the log first, then each of the others in turn; nothing is made for them if nobody looks.
+
+    One that is given twice is told once.
+    """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self._observers: list[Observer] = [EventLog(), *observers]
+        self._others = tuple({id(observer): observer for observer in observers}.values())
         follow_environment()
 
     def progress(self, trace: Trace, step: Step) -> None:
         """A greeting took this step, which its trace has already."""
-        if len(self._observers) == 1 and not is_wanted(logging.INFO):
+        if not self._others and not is_wanted(_level_of(step)):
             return
         latest = trace.latest
         progress = Progress(
@@ -52,7 +55,7 @@ class Observers:
 
     def cancelled(self, trace: Trace) -> None:
         """The greeting of this trace was cut off."""
-        if len(self._observers) == 1 and not is_wanted(logging.INFO):
+        if not self._others and not is_wanted(logging.INFO):
             return
         timeline = trace.timeline(cancelled=True)
         self._tell(lambda observer: observer.cancelled(trace.role, timeline))
@@ -67,12 +70,12 @@ class Observers:
         self._tell(lambda observer: observer.stream_refused(peer, protocol, why))
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
-        for observer in list(self._observers):
+        for observer in (_EVENT_LOG, *self._others):
             # An observer is the application's: what it raises is its failure, and nobody else falls with it.
             try:
                 what(observer)
             except Exception:  # noqa: BLE001
-                self._observers.remove(observer)
+                self._others = tuple(other for other in self._others if other is not observer)
                 name = type(observer).__qualname__
                 text = f"the observer {name} failed, and is told no more"
                 log_failure("observer.failed", text, observer=name)
@@ -82,13 +85,13 @@ class EventLog(Observer):
     """Makes an event of each thing that an observer is told."""
 
     def progress(self, progress: Progress) -> None:
-        done = progress.step is Step.VERDICT
-        level = logging.INFO if done else logging.DEBUG
+        level = _level_of(progress.step)
         if not is_wanted(level):
             return
-        who = "with somebody" if progress.peer is None else f"with {progress.peer}"
-        where = f" [{escape(progress.address)}]" if progress.address else ""
-        what = "accepted" if done else progress.step.label
+        peer = None if progress.peer is None else str(progress.peer)  # once: its check characters take time
+        who = f"with {peer or 'somebody'}"
+        where = f" [{progress.address}]" if progress.address else ""
+        what = "accepted" if progress.step is Step.VERDICT else progress.step.label
         log_event(
             level,
             f"greeting.{progress.step}",
@@ -97,7 +100,7 @@ class EventLog(Observer):
             role=progress.role.value,
             address=progress.address,
             endpoint=progress.endpoint,
-            peer=progress.peer,
+            peer=peer,
             greeting=progress.greeting_id,
             session=progress.session_id,
             step=progress.step.value,
@@ -117,15 +120,7 @@ class EventLog(Observer):
             logging.INFO,
             "greeting.failed",
             f"greeting {timeline.number}: {error}{session}",
-            number=timeline.number,
-            role=role.value,
-            address=error.address,
-            endpoint=timeline.endpoint,
-            peer=error.peer,
-            greeting=timeline.greeting_id,
-            session=error.session_id,
-            step=timeline.entries[-1].step.value if timeline.entries else None,
-            milliseconds=round(timeline.seconds * 1000, 3),
+            **_of_greeting(timeline),
             outcome=error.outcome,
             reason=error.counted_as,
             told=timeline.told,
@@ -133,44 +128,60 @@ class EventLog(Observer):
         )
 
     def cancelled(self, role: Role, timeline: Timeline) -> None:
+        if not is_wanted(logging.INFO):
+            return
         who = "" if timeline.peer is None else f" with {timeline.peer}"
         where = f" [{timeline.address}]" if timeline.address else ""
-        log_event(
-            logging.INFO,
-            "greeting.cancelled",
-            f"greeting {timeline.number}{who}{where}: cancelled, after {timeline.seconds * 1000:.1f} ms",
-            number=timeline.number,
-            role=role.value,
-            address=timeline.address,
-            endpoint=timeline.endpoint,
-            peer=timeline.peer,
-            greeting=timeline.greeting_id,
-            session=timeline.session_id,
-            step=timeline.entries[-1].step.value if timeline.entries else None,
-            milliseconds=round(timeline.seconds * 1000, 3),
-        )
+        text = f"greeting {timeline.number}{who}{where}: cancelled, after {timeline.seconds * 1000:.1f} ms"
+        log_event(logging.INFO, "greeting.cancelled", text, **_of_greeting(timeline))
 
     def connected(self, connection: Connection) -> None:
+        if not is_wanted(logging.DEBUG):
+            return
         text = f"a connection with {connection.peer} is open (session {connection.session_id.hex()})"
-        log_event(logging.DEBUG, "connection.opened", text, **_of(connection))
+        log_event(logging.DEBUG, "connection.opened", text, **_of_connection(connection))
 
     def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
+        if not is_wanted(logging.INFO):
+            return
         log_event(
             logging.INFO,
             "connection.closed",
             f"{closed} (session {connection.session_id.hex()})",
-            **_of(connection),
+            **_of_connection(connection),
             code=None if closed.code is None else code_name(closed.code),
-            text=None if closed.text is None else escape(closed.text),
+            text=closed.text,
             by_peer=closed.by_peer,
         )
 
     def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
-        text = f"a stream for {escape(protocol)!r} that {peer} opened was refused: {why}"
-        log_event(logging.INFO, "stream.refused", text, peer=peer, protocol=escape(protocol), reason=why)
+        text = f"a stream for {protocol!r} that {peer} opened was refused: {why}"
+        log_event(logging.INFO, "stream.refused", text, peer=peer, protocol=protocol, reason=why)
 
 
-def _of(connection: Connection) -> dict[str, object]:
+_EVENT_LOG: Final = EventLog()
+
+
+def _level_of(step: Step) -> int:
+    return logging.INFO if step is Step.VERDICT else logging.DEBUG
+
+
+def _of_greeting(timeline: Timeline) -> dict[str, object]:
+    """Of one that has ended, and not well."""
+    return {
+        "number": timeline.number,
+        "role": timeline.role.value,
+        "address": timeline.address,
+        "endpoint": timeline.endpoint,
+        "peer": timeline.peer,
+        "greeting": timeline.greeting_id,
+        "session": timeline.session_id,
+        "step": timeline.entries[-1].step.value if timeline.entries else None,
+        "milliseconds": round(timeline.seconds * 1000, 3),
+    }
+
+
+def _of_connection(connection: Connection) -> dict[str, object]:
     return {
         "number": connection.timeline.number,
         "role": connection.role.value,

@@ -91,8 +91,7 @@ class Tally(Observers):
         super().disconnected(connection, closed)
 
     def stream_refused(self, peer: PeerId, protocol: str, why: str) -> None:
-        reason = why.partition(":")[0]  # the words behind it are the policy's: another cause for every peer, maybe
-        self._streams_refused[reason] += 1
+        self._streams_refused[why.partition(":")[0]] += 1  # what a policy says of it differs with each peer
         super().stream_refused(peer, protocol, why)
 
 

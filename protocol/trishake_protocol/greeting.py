@@ -200,6 +200,14 @@ class Handshake:
 
         Returns the initiator's ephemeral key, 32 bytes.
         """
+        noise = self._opened(body)
+        if noise is None:
+            raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, "the SYN does not open: another key, name or tag")
+        self._noise = noise
+        return noise.re
+
+    def _opened(self, body: bytes) -> HandshakeState | None:
+        # Nothing is raised from here: a traceback that shows its frames' variables would show the keys.
         assert self._preface is not None
         preface = self._preface.encode()
         keys = self._profile.network.psks
@@ -209,9 +217,8 @@ class Handshake:
                 noise.read_message(body)
             except HandshakeError:
                 continue
-            self._noise = noise
-            return noise.re
-        raise GreetingRefused(AlertCode.HANDSHAKE_FAILED, "the SYN does not open: another key, name or tag")
+            return noise
+        return None
 
     # --- either side ------------------------------------------------------------------------------------
 
