@@ -53,7 +53,7 @@ class Secrets:
         self._new.append(secret)
 
     def note_password(self, password: bytes | None) -> None:
-        if password is not None and len(password) >= 8:
+        if password is not None and len(password) >= 8 and len(set(password)) > 1:
             self._passwords.add(password.decode(errors="surrogateescape"))
 
     def find(self, text: str) -> str | None:

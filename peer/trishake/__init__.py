@@ -77,9 +77,10 @@ from ._registry import Arrivals
 from ._secure_stream import SecureStream, initiate, respond
 from ._signer import Signer
 from ._statistics import Statistics
+from ._steps import Cause, Phase, Step
 from ._stream import Stream
 from ._tcp import Tcp
-from ._timeline import Cause, Phase, Step, Timeline, TimelineEntry
+from ._timeline import Timeline, TimelineEntry
 from ._transport import Bound, Place, Transport
 from ._trust import (
     Acceptance,

@@ -16,7 +16,7 @@ from ._errors import (
     Refused,
     Rejected,
 )
-from ._timeline import Phase
+from ._steps import Phase
 from ._transport import race
 
 _KNOWN_PEERS: Final = 4096

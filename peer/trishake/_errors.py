@@ -48,7 +48,7 @@ from trishake_protocol import (
     escape,
 )
 
-from ._timeline import Cause, Phase
+from ._steps import Cause, Phase
 
 if TYPE_CHECKING:
     from pathlib import Path

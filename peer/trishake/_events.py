@@ -20,7 +20,7 @@ from typing import Final
 from trishake_protocol import escape
 
 from ._errors import BadFile
-from ._timeline import Step
+from ._steps import Step
 
 _log: Final = logging.getLogger("trishake")
 

@@ -16,7 +16,8 @@ from trishake_protocol import RETRYABLE, AlertCode, PeerId, Role, VerdictCode, c
 from trishake_protocol.errors import Reason
 from trishake_protocol.limits import EXPIRY_ALLOWANCE
 
-from ._timeline import NO_NAME_SERVER, NO_SUCH_NAME, STEPS, Cause, Phase, Step, Timeline
+from ._steps import NO_NAME_SERVER, NO_SUCH_NAME, STEPS, Cause, Phase, Step
+from ._timeline import Timeline
 
 
 def paragraph(

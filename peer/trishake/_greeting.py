@@ -60,7 +60,8 @@ from ._errors import (
 )
 from ._limits import Limits
 from ._signer import Signer
-from ._timeline import Cause, Phase, Step, Timeline, Trace
+from ._steps import Cause, Phase, Step
+from ._timeline import Timeline, Trace
 from ._trust import Acceptance, Decision, Introduction, Policy, Rejection, ask_policy, reject
 from ._wire import Wire
 
@@ -351,6 +352,7 @@ class Greeter:
             responding = self.session.role is Role.RESPONDER
             if responding and not (isinstance(error, NoResponse) and error.cause is Cause.RESET):
                 self._tell_why()
+            self.queue()  # a refusal counts among what was sent
             self.failed(error)
             if responding or (isinstance(error, Refused) and self.session.state is State.ENDED):
                 await self.say_goodbye(release)

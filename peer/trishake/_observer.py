@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from trishake_protocol import PeerId, Role, Suite
 
 from ._errors import ConnectionClosed, DialError
-from ._timeline import Step, Timeline
+from ._steps import Step
+from ._timeline import Timeline
 
 if TYPE_CHECKING:
     from ._connection import Connection

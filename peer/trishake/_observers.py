@@ -11,7 +11,8 @@ from trishake_protocol import PeerId, Role, code_name
 from ._errors import ConnectionClosed, DialError
 from ._events import follow_environment, is_wanted, log_event, log_failure
 from ._observer import Observer, Progress
-from ._timeline import Step, Timeline, Trace
+from ._steps import Step
+from ._timeline import Timeline, Trace
 
 if TYPE_CHECKING:
     from ._connection import Connection

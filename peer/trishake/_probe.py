@@ -21,7 +21,7 @@ from trishake_protocol.limits import FRAME_HEADER, MAX_ALERT_DETAIL
 from trishake_protocol.messages import Alert, FrameType, Preface
 
 from ._errors import NoResponse
-from ._timeline import Cause
+from ._steps import Cause
 
 _MOST: Final = 4096
 """Bytes of an answer that are kept; then nothing more is read."""

@@ -13,7 +13,8 @@ from ._connection import Connection
 from ._errors import ConnectionClosed, DialError
 from ._observer import Observer
 from ._observers import Observers
-from ._timeline import Step, Trace
+from ._steps import Step
+from ._timeline import Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Steps: what each role goes through in a greeting, and which of it are the specification's seven."""
+"""Steps: what each role goes through in a greeting, where it can end, and why there may be no response."""
 
 from __future__ import annotations
 
@@ -68,3 +68,31 @@ _NUMBERS: Final = {
     (Role.RESPONDER, Step.VERDICT): 7,
     (Role.INITIATOR, Step.VERDICT): 7,
 }
+
+
+class Phase(enum.StrEnum):
+    """Where a greeting was when it ended. The first four are a dial's; SYN and ACK are a responder's."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    SYN_ACK = "syn-ack"
+    VERDICT = "verdict"
+    SYN = "syn"
+    ACK = "ack"
+
+
+class Cause(enum.StrEnum):
+    """Why there was no response (section 1 of the specification)."""
+
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    RESET = "reset"
+    FOREIGN = "foreign"
+    BROKEN = "broken"
+
+
+NO_SUCH_NAME: Final = "no such name"
+NO_NAME_SERVER: Final = "no name server answers"
+"""What NoResponse says in detail, where a name cannot be looked up."""

@@ -19,7 +19,8 @@ from trishake_protocol import PeerId, Role, VerdictCode, code_name, escape
 
 from ._errors import ConnectionClosed, DialError, Refused, Rejected
 from ._observer import Observer, Progress
-from ._timeline import Step, Timeline, TimelineEntry
+from ._steps import Step
+from ._timeline import Timeline, TimelineEntry
 from ._version import VERSION
 
 try:

@@ -6,7 +6,6 @@ Timeline    what is read of it once somebody looks; every connection and every D
 
 from __future__ import annotations
 
-import enum
 import itertools
 import time
 from collections.abc import Sequence
@@ -18,40 +17,12 @@ import trio
 from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name
 from trishake_protocol.errors import Reason
 
-from ._steps import STEPS as STEPS
-from ._steps import Step as Step
+from ._steps import STEPS, Step
 
 if TYPE_CHECKING:
     from ._errors import DialError
     from ._observers import Observers
 
-
-class Phase(enum.StrEnum):
-    """Where a greeting was when it ended. The first four are a dial's; SYN and ACK are a responder's."""
-
-    RESOLVE = "resolve"
-    CONNECT = "connect"
-    SYN_ACK = "syn-ack"
-    VERDICT = "verdict"
-    SYN = "syn"
-    ACK = "ack"
-
-
-class Cause(enum.StrEnum):
-    """Why there was no response (section 1 of the specification)."""
-
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    CLOSED = "closed"
-    RESET = "reset"
-    FOREIGN = "foreign"
-    BROKEN = "broken"
-
-
-NO_SUCH_NAME: Final = "no such name"
-NO_NAME_SERVER: Final = "no name server answers"
-"""What NoResponse says in detail, where a name cannot be looked up."""
 
 _CANCELLED: Final = "cancelled"
 """The outcome of a greeting that was cut off on our side."""

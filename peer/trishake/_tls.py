@@ -16,8 +16,8 @@ from ._addresses import Address
 from ._errors import (
     NoResponse,
 )
+from ._steps import Cause, Phase
 from ._tcp import Tcp
-from ._timeline import Cause, Phase
 from ._transport import Bound, Place, Transport, begins_handshake
 
 _LIFETIME: Final = timedelta(days=365)

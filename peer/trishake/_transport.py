@@ -22,7 +22,8 @@ import trio
 from ._addresses import Address, format_endpoint
 from ._errors import NoResponse
 from ._limits import Limits
-from ._timeline import NO_NAME_SERVER, NO_SUCH_NAME, Cause, Phase, Step, Trace
+from ._steps import NO_NAME_SERVER, NO_SUCH_NAME, Cause, Phase, Step
+from ._timeline import Trace
 
 _STAGGER: Final = 0.25
 """Seconds before the next attempt begins beside those under way (RFC 8305, section 5)."""

@@ -29,7 +29,7 @@ from ._addresses import Address, format_endpoint
 from ._errors import (
     NoResponse,
 )
-from ._timeline import Cause, Phase
+from ._steps import Cause, Phase
 from ._transport import OneCaller
 
 _CHUNK: Final = 64 * 1024

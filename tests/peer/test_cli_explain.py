@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from trishake import Step, Timeline, only
-from trishake._timeline import STEPS
+from trishake._steps import STEPS
 from trishake.cli._outcomes import ExitCode
 
 from .command_line import User, in_words, too_wide

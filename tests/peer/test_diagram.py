@@ -32,7 +32,7 @@ from trishake import (
     respond,
 )
 from trishake._diagram import CLASSIC, MIN_WIDTH
-from trishake._timeline import STEPS
+from trishake._steps import STEPS
 from trishake_protocol.patterns import HYBRID, SUITES
 
 from .conftest import ADA, ANYWHERE, BOB, EVE, QUICK, arrival

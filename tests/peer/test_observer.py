@@ -38,7 +38,7 @@ from trishake import (
     respond,
 )
 from trishake._events import EVENTS
-from trishake._timeline import STEPS
+from trishake._steps import STEPS
 from trishake_protocol import GreetingToSign
 
 from .conftest import (

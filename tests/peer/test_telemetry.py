@@ -39,7 +39,8 @@ from trishake import (
     only,
     reject,
 )
-from trishake._timeline import STEPS, Timeline
+from trishake._steps import STEPS
+from trishake._timeline import Timeline
 from trishake_protocol.messages import Close, RecordType
 
 from .conftest import (

@@ -32,7 +32,7 @@ from trishake import (
     reject,
     respond,
 )
-from trishake._timeline import STEPS, Cause
+from trishake._steps import STEPS, Cause
 from trishake_protocol.patterns import CLASSICAL, SUITES
 
 from .conftest import (
@@ -190,6 +190,8 @@ async def test_whoever_refuses_knows_what_the_other_side_was_told(
     errors = await outcomes(await tcp_pair(), side(ADA, **ada), side(BOB, **bob))
     at_ada, at_bob = timelines(*errors)
     assert (at_ada.told, at_bob.told) == told
+    refusing, refused_ = (at_ada, at_bob) if at_ada.told else (at_bob, at_ada)
+    assert refusing.entries[-1].sent >= refused_.entries[-1].received > 0  # behind a VERDICT comes CLOSE
     refused = next(error for error in errors if isinstance(error, Rejected))
     assert refused.counted_as in told
 

@@ -34,8 +34,9 @@ from .._observers import Observers
 from .._peer import SCHEMES, Peer, transport_for
 from .._probe import Foreign, asking_for_suites, asking_for_versions, first_answer, recognize
 from .._signer import Signer
+from .._steps import NO_SUCH_NAME, Cause, Phase, Step
 from .._tcp import Tcp
-from .._timeline import NO_SUCH_NAME, Cause, Phase, Step, Timeline, Trace
+from .._timeline import Timeline, Trace
 from .._transport import Place, Transport, no_response
 from .._trust import Acceptance, Decision, Introduction, accept, reject
 from ._findings import SKIPPED, Finding, Report, Status
