@@ -283,9 +283,7 @@ class Greeter:
 
     def queue(self) -> None:
         """Have the wire take over what the session wants to say."""
-        before = self.wire.backlog
-        self.wire.queue(self.session)
-        self.trace.sent += self.wire.backlog - before
+        self.trace.sent += self.wire.queue(self.session)
 
     async def decide(self, identified: PeerIdentified, heard: Step) -> Decision:
         """Ask the policy, within its time, and then whether anything else stands against this peer.
@@ -295,9 +293,10 @@ class Greeter:
         self.identified = identified
         self.trace.peer = identified.peer
         self.trace.clock_difference = identified.greeting.time - self.session.now
-        self.progress(heard, self.heard_at)
-        self.progress(Step.IDENTITY_VERIFIED)
         session_id = self.session.session_id if self.session.finished_handshake else None
+        self.trace.session_id = session_id
+        self.trace.mark(heard, self.heard_at)
+        self.trace.mark(Step.IDENTITY_VERIFIED)
         introduction = Introduction(
             identified.peer, self.session.role.other, self.address, identified.greeting, session_id
         )
@@ -305,7 +304,7 @@ class Greeter:
         if isinstance(decision, Acceptance) and (objection := await self.objection(introduction)):
             return objection
         if isinstance(decision, Acceptance):
-            self.progress(Step.POLICY)
+            self.trace.mark(Step.POLICY)
         return decision
 
     async def sign(self) -> None:
@@ -360,6 +359,7 @@ class Greeter:
                 await self.wire.abort()  # no response, rejected, or we left: there is nothing more to say
             raise
         except BaseException:
+            self.note_facts()
             self.trace.cancel()
             await self.wire.abort()
             raise
@@ -402,17 +402,12 @@ class Greeter:
 
     # --- naming the outcome -----------------------------------------------------------------------------
 
-    def progress(self, step: Step, at: float | None = None) -> None:
-        """The step was taken: now, or at that time of Trio's clock."""
-        self._note_facts()
-        self.trace.mark(step, at)
-
     def failed(self, error: DialError) -> None:
         """It ended with this error: put where, who and when into it, and tell the observers."""
-        self._note_facts()
+        self.note_facts()
         self.trace.fail(error)
 
-    def _note_facts(self) -> None:
+    def note_facts(self) -> None:
         """What the session knows by now; not the session itself, which holds keys and does not last as long."""
         trace, session = self.trace, self.session
         trace.suite, trace.greeting_id, trace.told = session.suite, session.greeting_id, session.told
@@ -447,9 +442,10 @@ class Greeter:
         """The outcome for a breach of the protocol."""
         if isinstance(error, GreetingRefused) and error.reason is not AlertCode.MALFORMED:
             if self.phase is Phase.SYN_ACK:
-                self.progress(Step.SYN_ACK_RECEIVED, self.heard_at)
+                self.trace.mark(Step.SYN_ACK_RECEIVED, self.heard_at)
             elif self.phase is Phase.ACK:
-                self.progress(Step.ACK_RECEIVED, self.heard_at)
+                self.note_facts()
+                self.trace.mark(Step.ACK_RECEIVED, self.heard_at)
         match error:
             case UnexpectedIdentity():
                 return WrongIdentity(error.expected, error.actual)
@@ -488,7 +484,8 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
         with greeter.scope:
             greeter.scope.deadline = greeter.started + greeter.limits.greeting
             greeter.queue()
-            greeter.progress(Step.SYN_SENT)
+            greeter.note_facts()
+            greeter.trace.mark(Step.SYN_SENT)
             with greeter.reading_first():
                 if not greeter.wire.write_now():  # as flush begins, a frame nearer to `dial`
                     await greeter.wire.flush()
@@ -504,10 +501,11 @@ async def greet_as_initiator(greeter: Greeter) -> Meeting:
                 greeter.behind_ack()
             greeter.phase = Phase.VERDICT
             greeter.queue()
-            greeter.progress(Step.ACK_SENT)
+            greeter.note_facts()
+            greeter.trace.mark(Step.ACK_SENT)
             verdict = await greeter.next_event()
             assert isinstance(verdict, Accepted)
-            greeter.progress(Step.VERDICT)
+            greeter.trace.mark(Step.VERDICT)
             return Meeting(event, greeter.trace, verdict.seen, verdict.text)
         raise greeter.late()
 
@@ -522,15 +520,16 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
     async with greeter.outcome(release):
         with greeter.scope:
             greeter.scope.deadline = greeter.started + greeter.limits.syn
-            greeter.progress(Step.ADMITTED)
+            greeter.trace.mark(Step.ADMITTED)
             event = await greeter.next_event()
             assert isinstance(event, SynReceived)
-            greeter.progress(Step.SYN_RECEIVED, greeter.heard_at)
+            greeter.note_facts()
+            greeter.trace.mark(Step.SYN_RECEIVED, greeter.heard_at)
             greeter.scope.deadline = greeter.started + greeter.limits.greeting
             greeter.phase = Phase.ACK
             await greeter.sign()
             greeter.queue()
-            greeter.progress(Step.SYN_ACK_SENT)
+            greeter.trace.mark(Step.SYN_ACK_SENT)
             event = await greeter.next_event()
             assert isinstance(event, PeerIdentified)
             decision = await greeter.decide(event, Step.ACK_RECEIVED)
@@ -543,6 +542,6 @@ async def greet_as_responder(greeter: Greeter, release: Callable[[], None] | Non
             greeter.queue()
             sent_at = trio.current_time()  # once it is written, the other side may have it already
             await wire.flush()
-            greeter.progress(Step.VERDICT, sent_at)
+            greeter.trace.mark(Step.VERDICT, sent_at)
             return Meeting(event, greeter.trace)
         raise greeter.late()

@@ -28,6 +28,11 @@ class Observers:
         self._others = tuple({id(observer): observer for observer in observers}.values())
         follow_environment()
 
+    @property
+    def follow_steps(self) -> bool:
+        """Whether anybody wants to know of each step; if not, of the last one alone."""
+        return bool(self._others) or is_wanted(logging.DEBUG)
+
     def progress(self, trace: Trace, step: Step) -> None:
         """A greeting took this step, which its trace has already."""
         if not self._others and not is_wanted(_level_of(step)):

@@ -171,6 +171,7 @@ class Trace:
     """
 
     __slots__ = (
+        "_followed",
         "_marks",
         "_observers",
         "address",
@@ -195,6 +196,7 @@ class Trace:
 
     def __init__(self, role: Role, own: PeerId, network: str, address: str | None, observers: Observers) -> None:
         self._observers = observers
+        self._followed = observers.follow_steps  # asked once: most greetings have nobody who follows them
         self.number = next(_numbers)
         self.role = role
         self.own = own
@@ -220,7 +222,8 @@ class Trace:
         """The step was taken: now, or at that time of Trio's clock."""
         self.ended = trio.current_time() if at is None else at
         self._marks.append((step, self.ended, self.sent, self.received))
-        self._observers.progress(self, step)
+        if self._followed or step is Step.ADMITTED or step is Step.VERDICT:  # these two are counted
+            self._observers.progress(self, step)
 
     def fail(self, error: DialError) -> None:
         """The greeting has ended with this error."""

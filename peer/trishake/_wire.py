@@ -97,8 +97,8 @@ class Wire:
         """Whether something is queued that nobody is writing: who writes, writes all of it."""
         return bool(self._unsent) and not self._lock.locked()
 
-    def queue(self, session: Session) -> None:
-        """Take over what the session wants to send. No checkpoint."""
+    def queue(self, session: Session) -> int:
+        """Take over what the session wants to send; how many bytes that is. No checkpoint."""
         data = session.data_to_send()
         if not self._unsent:
             self._unsent = data
@@ -106,6 +106,7 @@ class Wire:
             if isinstance(self._unsent, bytes):
                 self._unsent = bytearray(self._unsent)
             self._unsent += data
+        return len(data)
 
     def write_now(self) -> bool:
         """Write what the transport takes without a wait; whether nothing is left queued. No checkpoint.

@@ -577,7 +577,7 @@ class Session:
         return True
 
     def _note_greeting_id(self, length: int) -> None:
-        """It stands at the beginning of SYN: known, if SYN has come along, even where the preface is refused."""
+        """It stands at the beginning of SYN, which comes along with a preface, also with one that is refused."""
         syn = self._inbox[length : length + limits.FRAME_HEADER + limits.GREETING_ID_LENGTH]
         if len(syn) == limits.FRAME_HEADER + limits.GREETING_ID_LENGTH and syn[0] == FrameType.SYN:
             self._greeting_id = bytes(syn[limits.FRAME_HEADER :])
