@@ -14,7 +14,7 @@ import os
 import time
 import weakref
 from pathlib import Path
-from traceback import format_exc
+from traceback import format_exc, print_exc
 from typing import Final
 
 from trishake_protocol import escape
@@ -127,7 +127,12 @@ def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_tr
         _write(lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
     if _log.isEnabledFor(level):
         extra = {"event": name, "fields": plain}
-        _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
+        # Handlers and filters are the application's. A stranger's first byte makes them run: no peer falls with it.
+        try:
+            _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
+        except Exception:  # noqa: BLE001
+            if logging.raiseExceptions:  # told as `logging` itself tells what goes wrong in a handler
+                print_exc()
 
 
 def _write(lines: _JsonLines, level: int, name: str, text: str, fields: dict[str, object]) -> None:
