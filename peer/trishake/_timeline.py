@@ -217,8 +217,10 @@ class Trace:
         """Each step with its time on Trio's clock, and what was sent and received by then."""
 
     def mark(self, step: Step, at: float | None = None) -> None:
-        """The step was taken: now, or at that time of Trio's clock."""
-        self.ended = trio.current_time() if at is None else at
+        """The step was taken: now, or at that time of Trio's clock; never before the step that precedes it."""
+        # What answers a step may have come before it was done: along with the message that was heard before it.
+        before = self._marks[-1][1] if self._marks else self.started
+        self.ended = trio.current_time() if at is None else max(at, before)
         self._marks.append((step, self.ended, self.sent, self.received))
         self._observers.progress(self, step)
 
