@@ -127,7 +127,7 @@ def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_tr
         _write(lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
     if _log.isEnabledFor(level):
         extra = {"event": name, "fields": plain}
-        # Handlers and filters are the application's. A stranger's first byte makes them run: no peer falls with it.
+        # Its handlers are the application's, and a stranger's first byte makes them run: no peer falls with them.
         try:
             _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
         except Exception:  # noqa: BLE001
