@@ -13,6 +13,7 @@ import logging
 import os
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from traceback import format_exc, print_exc
 from typing import Final
@@ -132,7 +133,8 @@ def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_tr
             _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
         except Exception:  # noqa: BLE001
             if logging.raiseExceptions:  # told as `logging` itself tells what goes wrong in a handler
-                print_exc()
+                with suppress(OSError, ValueError):  # stderr may be what fails
+                    print_exc()
 
 
 def _write(lines: _JsonLines, level: int, name: str, text: str, fields: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import multiprocessing
@@ -854,6 +855,21 @@ async def test_no_peer_falls_with_a_log_that_raises(
         logger.removeHandler(falls)
     assert len(log.of("greeting.verdict")) == 2
     assert ("a black cat" in capsys.readouterr().err) is told
+
+
+def test_a_log_that_raises_is_left_alone_where_there_is_no_stderr_to_tell_of_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    logger, falls = logging.getLogger("trishake"), RaisingHandler()
+    logger.addHandler(falls)
+    try:
+        log_event(logging.INFO, "stream.hung_up", "a black cat")
+    finally:
+        logger.removeHandler(falls)
+    assert len(log.of("stream.hung_up")) == 1
 
 
 async def test_what_is_not_an_exception_of_an_observer_goes_on() -> None:
