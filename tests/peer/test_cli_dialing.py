@@ -22,7 +22,7 @@ from trishake_protocol.messages import Verdict
 from trishake_protocol.patterns import SUITES
 
 from .command_line import PATIENCE, User, in_words, too_wide
-from .conftest import ANYWHERE, BOB, EVE, ByHand, answer_by_hand, read_to_end, serving
+from .conftest import ANYWHERE, BOB, EVE, ByHand, answer_by_hand, serving
 from .test_ssh_agent import Agent, agent  # noqa: F401
 
 
@@ -108,7 +108,7 @@ async def test_where_the_other_side_sees_us_reaches_no_terminal_as_it_came(ada: 
         hand = ByHand(stream, BOB, suite=SUITES[Network().default_suites[0]])
         await answer_by_hand(hand)
         await hand.say(hand.verdict(Verdict(VerdictCode.READY, seen="\x1b]0;title\x07\u202e")))
-        await read_to_end(stream)
+        await stream.receive_some()
 
     async with serving(serve) as port:
         shown = await same_both_ways(ada, ExitCode.OK, "dial", f"tcp://{BOB.id}@127.0.0.1:{port}")
