@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name
+from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name, escape
 from trishake_protocol.errors import Reason
 
 from ._steps import STEPS, Step
@@ -153,10 +153,11 @@ class Timeline:
         for entry in self.entries:
             sizes = f"{entry.sent or '':>8}{entry.received or '':>10}"
             mark = "✗" if entry.failed else " "
-            line = f"{entry.step.label:<19}{entry.seconds * 1000:>10.1f}{sizes} {mark} {entry.detail}"
+            # An address may be anybody's: of an invite, say.
+            line = f"{entry.step.label:<19}{entry.seconds * 1000:>10.1f}{sizes} {mark} {escape(entry.detail)}"
             lines.append(line.rstrip())
         ended = self.outcome if self.reason is None else f"{self.outcome}: {self.reason}"
-        lines.append(f"{ended}, after {self.seconds * 1000:.1f} ms")
+        lines.append(f"{escape(ended)}, after {self.seconds * 1000:.1f} ms")
         return "\n".join(lines)
 
 

@@ -308,3 +308,15 @@ async def test_the_table_has_a_line_a_step_within_80_columns_and_says_how_it_end
         assert all(line.startswith(entry.step.label) for line, entry in zip(lines, timeline.entries, strict=True))
         assert max(map(len, str(timeline).splitlines())) <= 80
         assert last.startswith(f"{timeline.outcome}: POLICY, after ")
+
+
+@pytest.mark.parametrize("what", ["\x1b[2J\x07", "two\nlines", "\u202e"])
+async def test_an_address_of_anybodys_is_escaped_in_the_table(what: str) -> None:
+    async with Peer(ADA) as ada:
+        with pytest.raises(NoResponse) as caught:
+            await ada.dial(f"unix:///nowhere/{what}")
+    timeline = caught.value.timeline
+    facts = timeline.as_dict() | {"outcome": what}  # a table of what somebody else has recorded, too
+    for shown in (str(timeline), str(Timeline.from_dict(facts))):
+        assert all(line.isprintable() for line in shown.splitlines())
+        assert len(shown.splitlines()) == 1 + len(timeline.entries) + 1
