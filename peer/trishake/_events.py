@@ -13,8 +13,9 @@ import logging
 import os
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
-from traceback import format_exc
+from traceback import format_exc, print_exc
 from typing import Final
 
 from trishake_protocol import escape
@@ -127,7 +128,13 @@ def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_tr
         _write(lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
     if _log.isEnabledFor(level):
         extra = {"event": name, "fields": plain}
-        _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
+        # Its handlers are the application's, and a stranger's first byte makes them run: no peer falls with them.
+        try:
+            _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
+        except Exception:  # noqa: BLE001
+            if logging.raiseExceptions:  # told as `logging` itself tells what goes wrong in a handler
+                with suppress(OSError, ValueError):  # stderr may be what fails
+                    print_exc()
 
 
 def _write(lines: _JsonLines, level: int, name: str, text: str, fields: dict[str, object]) -> None:

@@ -88,7 +88,7 @@ def _told(timeline: Timeline) -> str:
     if timeline.told is not None:
         return f"The dialer was told {timeline.told}."
     has_left = timeline.outcome == "rejected" or timeline.reason in _HAS_LEFT
-    return "" if has_left else "The dialer was told nothing."
+    return "" if has_left or _was_told(timeline) else "The dialer was told nothing."
 
 
 _HAS_LEFT: Final = {f"{phase}/{cause}" for phase in Phase for cause in (Cause.CLOSED, Cause.RESET)}
@@ -271,6 +271,9 @@ def _unanswered(
     phase: Phase, cause: Cause, detail: str | None, protocol: str | None, timeline: Timeline | None
 ) -> tuple[str, str]:
     """The stream was there, and the greeting stopped."""
+    if timeline is not None and _was_told(timeline):
+        how = "the time was up" if cause is Cause.TIMEOUT else "the connection was reset"
+        return f"{how} while the dialer was told that it is accepted", _AFTER_TELLING[cause is Cause.TIMEOUT]
     said, awaited = _AWAITED[phase]
     part = 0 if timeline is None else timeline.entries[-1].received
     begun = f"{part} bytes into {awaited}" if part else f"after {said}, before the first byte of {awaited}"
@@ -303,6 +306,17 @@ def _unanswered(
                 "Something between you changes the bytes, or the other side has a fault: update both.",
             )
 
+
+def _was_told(timeline: Timeline) -> bool:
+    """Whether it ended while a dialer was told READY: he may have it, or not."""
+    return timeline.role is Role.RESPONDER and timeline.entries[-1].step is Step.VERDICT
+
+
+_AFTER_TELLING: Final = {
+    False: "The dialer's program crashed or gave up, or something between you cuts connections.",
+    True: "It does not read: it is stuck, or the way to it is very slow. See its log.",
+}
+"""By whether the time was up."""
 
 _AFTER_CLOSE: Final = {
     (Phase.SYN_ACK, False): "Check that it is Trishake; a private network that is quiet does this too to whoever "
@@ -349,6 +363,8 @@ def certainty_of_silence(phase: Phase, cause: Cause, peer: PeerId | None) -> str
             return "This is a guess from its first bytes; nothing is proved."
         case Phase.VERDICT, _:
             return f"That it was {peer or 'the peer'} who answered is proved; why it ended is not."
+        case Phase.ACK, _ if peer is not None:
+            return f"That it was {peer} who dialed is proved; why it ended is not."
         case _:
             return "Nobody decided so, and nothing is proved: this is only what was seen from here."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from copy import copy
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar, overload
@@ -482,8 +483,9 @@ class Peer:
         decision = await ask_policy(greeter.trust, introduction, self._limits.policy)
         if isinstance(decision, Rejection):
             refused = decision.refusal(kept.peer)
-            greeter.trace.session_id = kept.session_id
-            refused.ends(greeter.trace)
+            trace = copy(greeter.trace)  # observers have the greeting's own end, which stays as it is
+            trace.session_id = kept.session_id
+            refused.ends(trace)
             raise refused
 
     async def _object_to_responder(self, dial: Dial, introduction: Introduction) -> Rejection | None:

@@ -47,7 +47,9 @@ _STEP: Final[Mapping[str, tuple[type, ...]]] = {
     "detail": (str,),
 }
 _MOST: Final = 1e15
-"""Above any number that stands in a timeline; NaN is not below it."""
+"""Above any number that stands in a timeline, but one; NaN is not below it."""
+_MOST_APART: Final = 2**64
+"""Of clocks: the other side may say any time that 64 bits hold."""
 
 _SUITES: Final = {str(suite): suite for suite in SUITES.values()}
 
@@ -109,6 +111,7 @@ def _checked(value: object, shape: Mapping[str, tuple[type, ...]]) -> dict[str, 
         if type(said[name]) not in kinds:
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"this is no timeline: {name!r} is {type(said[name]).__name__}, expected {expected}")
-        if type(said[name]) in _NUMBER and not abs(said[name]) < _MOST:
+        most = _MOST_APART if name == "clock_difference" else _MOST
+        if type(said[name]) in _NUMBER and not abs(said[name]) < most:
             raise ValueError(f"this is no timeline: {name!r} is out of bounds")
     return said

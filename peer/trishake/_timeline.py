@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name
+from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name, escape
 from trishake_protocol.errors import Reason
 
 from ._steps import STEPS, Step
@@ -153,10 +153,11 @@ class Timeline:
         for entry in self.entries:
             sizes = f"{entry.sent or '':>8}{entry.received or '':>10}"
             mark = "✗" if entry.failed else " "
-            line = f"{entry.step.label:<19}{entry.seconds * 1000:>10.1f}{sizes} {mark} {entry.detail}"
+            # An address may be anybody's: of an invite, say.
+            line = f"{entry.step.label:<19}{entry.seconds * 1000:>10.1f}{sizes} {mark} {escape(entry.detail)}"
             lines.append(line.rstrip())
         ended = self.outcome if self.reason is None else f"{self.outcome}: {self.reason}"
-        lines.append(f"{ended}, after {self.seconds * 1000:.1f} ms")
+        lines.append(f"{escape(ended)}, after {self.seconds * 1000:.1f} ms")
         return "\n".join(lines)
 
 
@@ -219,8 +220,10 @@ class Trace:
         """Each step with its time on Trio's clock, and what was sent and received by then."""
 
     def mark(self, step: Step, at: float | None = None) -> None:
-        """The step was taken: now, or at that time of Trio's clock."""
-        self.ended = trio.current_time() if at is None else at
+        """The step was taken: now, or at that time of Trio's clock; never before the step that precedes it."""
+        # What answers a step may have come before it was done: along with the message that was heard before it.
+        before = self._marks[-1][1] if self._marks else self.started
+        self.ended = trio.current_time() if at is None else max(at, before)
         self._marks.append((step, self.ended, self.sent, self.received))
         if self._followed or step is Step.ADMITTED or step is Step.VERDICT:  # these two are counted
             self._observers.progress(self, step)

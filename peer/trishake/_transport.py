@@ -137,7 +137,10 @@ async def open_stream(
         failure.detail = f"in the {handshakes[-1]} handshake" if handshakes else None
     except (OSError, trio.BrokenResourceError) as error:
         failure = no_response(phase, error, trio.current_time() - started)
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # its traceback holds this frame: they would keep one another until the next collection
 
 
 def begins_handshake(name: str) -> None:

@@ -584,9 +584,9 @@ class Session:
 
     def _read_syn(self, body: bytes) -> Event:
         """Section 7, steps 5 to 8."""
+        self._greeting_id = body[: limits.GREETING_ID_LENGTH]  # in clear: known even where SYN does not open
         ephemeral_key = self._handshake.read_syn(body)
         self._syn_opened = True
-        self._greeting_id = ephemeral_key[: limits.GREETING_ID_LENGTH]
         if self._is_own_dial(ephemeral_key):
             raise GreetingRefused(VerdictCode.SELF, "this SYN is of a dial of our own")
         self._machine.receive(Input.SYN)

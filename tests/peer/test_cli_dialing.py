@@ -17,9 +17,12 @@ import trio
 from trishake import Identity, Network, Peer, Policy, accept, anyone, blocked, only, reject
 from trishake._known_peers import KnownPeers
 from trishake.cli._outcomes import MEANINGS, ExitCode
+from trishake_protocol import VerdictCode
+from trishake_protocol.messages import Verdict
+from trishake_protocol.patterns import SUITES
 
 from .command_line import PATIENCE, User, in_words, too_wide
-from .conftest import ANYWHERE, BOB, EVE
+from .conftest import ANYWHERE, BOB, EVE, ByHand, answer_by_hand, serving
 from .test_ssh_agent import Agent, agent  # noqa: F401
 
 
@@ -98,6 +101,18 @@ async def test_whom_the_invite_names_is_greeted(ada: User) -> None:
     async with listening() as invite:
         shown = await same_both_ways(ada, ExitCode.OK, "dial", invite)
     assert f"accepted peer {BOB.id}" in shown
+
+
+async def test_where_the_other_side_sees_us_reaches_no_terminal_as_it_came(ada: User) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        hand = ByHand(stream, BOB, suite=SUITES[Network().default_suites[0]])
+        await answer_by_hand(hand)
+        await hand.say(hand.verdict(Verdict(VerdictCode.READY, seen="\x1b]0;title\x07\u202e")))
+        await stream.receive_some()
+
+    async with serving(serve) as port:
+        shown = await same_both_ways(ada, ExitCode.OK, "dial", f"tcp://{BOB.id}@127.0.0.1:{port}")
+    assert r"seen as \x1b]0;title\x07\u202e" in shown
 
 
 async def test_what_the_other_side_says_reaches_no_terminal_as_it_came(ada: User) -> None:

@@ -62,6 +62,17 @@ async def test_who_comes_and_goes_is_shown_within_the_width_of_a_terminal(ada: U
         assert await listener.ended() == 0
 
 
+async def test_a_listener_ends_when_nobody_reads_what_it_shows(bob: User) -> None:
+    async with bob.running("listen", "--json") as listener:
+        (invite,) = (await listener.facts())["invites"]
+        assert listener.process.stdout is not None
+        await listener.process.stdout.aclose()
+        async with Peer(Identity.generate()) as guest:
+            await guest.dial(invite)
+            assert await listener.ended() == ExitCode.FAILED
+        assert listener.err == ""
+
+
 async def test_each_option_of_who_is_welcome_is_enough_and_a_block_is_above_all(ada: User, bob: User) -> None:
     by_id, by_key, known, eve = (Identity.generate() for _ in range(4))
     keys = bob.directory / "authorized_keys"

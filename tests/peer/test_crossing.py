@@ -35,6 +35,7 @@ from trishake import (
     Introduction,
     Limits,
     NoResponse,
+    Observer,
     Peer,
     PeerId,
     Policy,
@@ -997,7 +998,12 @@ async def test_a_dial_that_is_overtaken_before_anybody_answers_asks_its_own_poli
         asked.append(introduction)
         return accept() if welcome else reject(VerdictCode.IDENTITY_UNKNOWN)
 
+    class Keeps(Observer):
+        def failed(self, role: Role, error: DialError) -> None:
+            told.append((error, error.as_dict()))
+
     ends: list[Connection | DialError] = []
+    told: list[tuple[DialError, dict[str, object]]] = []
 
     async def dial(small: Peer, invite: str) -> None:
         try:
@@ -1007,7 +1013,8 @@ async def test_a_dial_that_is_overtaken_before_anybody_answers_asks_its_own_poli
 
     (silent,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     where = f"127.0.0.1:{silent.socket.getsockname()[1]}"
-    async with silent, Peer(SMALL) as small, Peer(LARGE) as large, trio.open_nursery() as nursery:
+    observed = Peer(SMALL, observers=[Keeps()])
+    async with silent, observed as small, Peer(LARGE) as large, trio.open_nursery() as nursery:
         await small.listen("mem://small")
         nursery.start_soon(dial, small, f"tcp://{LARGE.id}@{where}")
         async with await silent.accept():
@@ -1023,4 +1030,8 @@ async def test_a_dial_that_is_overtaken_before_anybody_answers_asks_its_own_poli
         else:
             assert isinstance(end, Untrusted)
             assert (end.peer, end.address, end.session_id) == (LARGE.id, where, kept.session_id)
+            assert end.timeline.session_id == kept.session_id
+        ((error, facts),) = told
+        assert error.counted_as == "CROSSING"
+        assert error.as_dict() == facts  # what comes of the dial is nothing of the greeting that had ended
         assert kept.is_open

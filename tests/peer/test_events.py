@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import multiprocessing
@@ -812,6 +813,63 @@ async def test_an_observer_of_a_dial_that_raises_leaves_the_dial_as_it_is(method
         with pytest.raises(DialError):
             await ada.dial(f"tcp://{BOB.id}@127.0.0.1:{await closed_port()}")
     assert len(log.of("observer.failed")) == 1
+
+
+class RaisingHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("a black cat")
+
+
+class RaisingFilter(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(self._fall)
+
+    def _fall(self, record: logging.LogRecord) -> bool:
+        raise RuntimeError("a black cat")
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("kind", [RaisingHandler, RaisingFilter])
+async def test_no_peer_falls_with_a_log_that_raises(
+    kind: type[logging.Handler],
+    told: bool,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", told)
+    logger, falls = logging.getLogger("trishake"), kind()
+    logger.addHandler(falls)
+    try:
+        watch = Watch()
+        async with peer(BOB, observers=[watch]) as bob, peer(ADA, observers=[Falls("progress")]) as ada:
+            listener = await bob.listen("tcp://127.0.0.1:0")
+            async with await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port) as stranger:
+                await stranger.send_all(b"GET / HTTP/1.0\r\n\r\n")
+                assert (await watch.wait_failed()).counted_as == "syn/foreign"
+            connection = await ada.dial(listener.invite)
+            with pytest.raises(UnknownProtocol):
+                await connection.open_stream("nobody/1")
+    finally:
+        logger.removeHandler(falls)
+    assert len(log.of("greeting.verdict")) == 2
+    assert ("a black cat" in capsys.readouterr().err) is told
+
+
+def test_a_log_that_raises_is_left_alone_where_there_is_no_stderr_to_tell_of_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    logger, falls = logging.getLogger("trishake"), RaisingHandler()
+    logger.addHandler(falls)
+    try:
+        log_event(logging.INFO, "stream.hung_up", "a black cat")
+    finally:
+        logger.removeHandler(falls)
+    assert len(log.of("stream.hung_up")) == 1
 
 
 async def test_what_is_not_an_exception_of_an_observer_goes_on() -> None:

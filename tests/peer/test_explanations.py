@@ -21,17 +21,22 @@ from trishake import (
     AlertCode,
     BadHandshake,
     Cause,
+    Decision,
     DialError,
+    Introduction,
     LocalProtocolError,
     NoResponse,
     Phase,
     Rejected,
+    Step,
     VerdictCode,
+    accept,
+    respond,
 )
 from trishake._errors import ChangedIdentity
 from trishake_protocol import code_name
 
-from .conftest import ADA, BOB, EVE
+from .conftest import ADA, BOB, EVE, ByHand, call_by_hand, side
 from .failures import CARL, ELSEWHERE, FAILURES, PATIENT, Ends, elsewhere
 
 TABLE: Final = Path(__file__).with_name("explanations.md")
@@ -267,3 +272,30 @@ def test_an_explanation_is_short_and_says_all_that_it_must(name: str, side: str,
 
 CERTAIN: Final = ("it is certain", "This is certain", "who answered is proved")
 UNCERTAIN: Final = ("nothing is proved", "no proof", "not proved", "Nobody there was asked")
+
+
+@pytest.mark.parametrize("cause", [Cause.RESET, Cause.TIMEOUT])
+async def test_who_is_lost_while_he_is_told_that_he_is_accepted_had_sent_his_ack(
+    cause: Cause, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()  # nothing is written that is not read
+    hand = ByHand(theirs)
+
+    async def policy(_: Introduction) -> Decision:
+        if cause is Cause.RESET:
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.aclose_forcefully(theirs)
+        return accept()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call_by_hand, hand, BOB.id)
+        with pytest.raises(NoResponse) as caught:
+            await respond(ours, BOB, **side(BOB, trust=policy).options)
+    error = caught.value
+    assert (error.counted_as, error.timeline.entries[-1].step) == (f"ack/{cause}", Step.VERDICT)
+    said = error.explain()
+    how = "the connection was reset" if cause is Cause.RESET else "the time was up"
+    assert f": {how} while the dialer was told that it is accepted" in str(error)
+    assert f": {how} while the dialer was told that it is accepted. " in said
+    assert "told nothing" not in said  # READY may have come
+    assert f"That it was {hand.identity.id} who dialed is proved; why it ended is not." in said

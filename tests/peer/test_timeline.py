@@ -13,10 +13,12 @@ from trio.testing import MockClock
 from trishake import (
     Acceptance,
     AlertCode,
+    BadHandshake,
     DialError,
     Introduction,
     Limits,
     LocalProtocolError,
+    Network,
     NoResponse,
     Peer,
     Phase,
@@ -33,6 +35,7 @@ from trishake import (
     respond,
 )
 from trishake._steps import STEPS, Cause
+from trishake_protocol.messages import FrameType, encode_frame
 from trishake_protocol.patterns import CLASSICAL, SUITES
 
 from .conftest import (
@@ -41,6 +44,7 @@ from .conftest import (
     BOB,
     EVE,
     MEMORY_AND_TCP,
+    PSK,
     QUICK,
     ByHand,
     StreamPairMaker,
@@ -124,6 +128,56 @@ async def test_the_greeting_id_is_what_the_syn_begins_with() -> None:
     with pytest.raises(NoResponse) as caught:
         await respond(ours, BOB)
     assert caught.value.timeline.greeting_id == flight[-CLASSICAL.syn :][:8]
+
+
+@pytest.mark.parametrize("size", [1, 8, 11, 40])
+async def test_a_syn_that_comes_in_pieces_and_does_not_open_has_its_greeting_id(
+    size: int, autojump_clock: MockClock
+) -> None:
+    ours, theirs = await memory_pair()
+    flight = ByHand(theirs, suite=SUITES[0x0101], network=Network("home", b"z" * 32)).flight()
+
+    async def dial() -> None:
+        for start in range(0, len(flight), size):
+            await theirs.send_all(flight[start : start + size])
+            await trio.testing.wait_all_tasks_blocked()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        with pytest.raises(BadHandshake) as caught:
+            await respond(ours, BOB, network=Network("home", PSK), suites=(0x0101,))
+    assert caught.value.reason is AlertCode.HANDSHAKE_FAILED
+    assert caught.value.timeline.greeting_id == flight[-SUITES[0x0101].syn :][:8]
+
+
+async def test_an_ack_that_came_along_with_the_syn_was_not_received_before_the_answer_to_it() -> None:
+    ours, theirs = await memory_pair()
+    hand = ByHand(theirs)
+    await hand.say(hand.flight() + encode_frame(FrameType.ACK, bytes(600)))
+    await theirs.send_eof()
+    with pytest.raises(BadHandshake) as caught:
+        await respond(ours, BOB, **side(BOB).options)
+    timeline = caught.value.timeline
+    assert steps_of(timeline)[-2:] == [Step.ACK_RECEIVED, Step.IDENTITY_VERIFIED]
+    assert [entry.step for entry in timeline.entries if entry.seconds < 0] == []
+    assert [entry.at for entry in timeline.entries] == sorted(entry.at for entry in timeline.entries)
+
+
+@pytest.mark.parametrize("time", [0, 2**63, 2**64 - 1])
+async def test_a_clock_of_any_time_is_in_a_timeline_that_is_read_back(time: int) -> None:
+    ours, theirs = await memory_pair()
+    hand = ByHand(theirs)
+
+    async def dial() -> None:
+        await hand.say(hand.flight())
+        await hand.hear_syn_ack(BOB.id)
+        await hand.say(hand.ack(hand.honest(time=time)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        stream = await respond(ours, BOB, **side(BOB).options)
+    facts = json.loads(json.dumps(stream.timeline.as_dict()))
+    assert Timeline.from_dict(facts).as_dict() == facts
 
 
 async def test_what_takes_long_is_seen_at_its_step(autojump_clock: MockClock) -> None:
@@ -254,3 +308,15 @@ async def test_the_table_has_a_line_a_step_within_80_columns_and_says_how_it_end
         assert all(line.startswith(entry.step.label) for line, entry in zip(lines, timeline.entries, strict=True))
         assert max(map(len, str(timeline).splitlines())) <= 80
         assert last.startswith(f"{timeline.outcome}: POLICY, after ")
+
+
+@pytest.mark.parametrize("what", ["\x1b[2J\x07", "two\nlines", "\u202e"])
+async def test_an_address_of_anybodys_is_escaped_in_the_table(what: str) -> None:
+    async with Peer(ADA) as ada:
+        with pytest.raises(NoResponse) as caught:
+            await ada.dial(f"unix:///nowhere/{what}")
+    timeline = caught.value.timeline
+    facts = timeline.as_dict() | {"outcome": what}  # a table of what somebody else has recorded, too
+    for shown in (str(timeline), str(Timeline.from_dict(facts))):
+        assert all(line.isprintable() for line in shown.splitlines())
+        assert len(shown.splitlines()) == 1 + len(timeline.entries) + 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket as stdlib_socket
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -602,3 +604,21 @@ async def test_whatever_step_a_dial_is_cancelled_at_it_leaves_nothing_open(resol
                 break
         assert not cancelled
         assert step > 5
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "somewhere"])
+async def test_an_error_of_a_dial_is_gone_with_the_last_who_has_it(host: str, resolver: Resolver) -> None:
+    resolver.learn("127.0.0.1", ["127.0.0.1"])
+    resolver.learn("somewhere", ["127.0.0.1", "127.0.0.2"])
+    port = await closed_port()
+    gc.collect()
+    gc.disable()
+    try:
+        async with Peer(ADA, limits=QUICK) as ada:
+            try:
+                await ada.dial(f"tcp://{host}:{port}")
+            except NoResponse as error:
+                kept = weakref.ref(error)
+            assert kept() is None
+    finally:
+        gc.enable()

@@ -89,7 +89,7 @@ async def _dial_once(arguments: argparse.Namespace, output: Output, picture: Pat
             "suite": str(connection.suite),
             "agent": None if connection.greeting.agent is None else escape(connection.greeting.agent),
             "says": None if connection.welcome is None else escape(connection.welcome),
-            "seen as": connection.seen,
+            "seen as": None if connection.seen is None else escape(connection.seen),
         }
         facts = {name.replace(" ", "_"): value for name, value in rows.items()}
         output.result(

@@ -6,6 +6,7 @@ import argparse
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
+from typing import NoReturn
 
 import trio
 
@@ -60,6 +61,7 @@ async def _listen(
                 if arguments.qr:
                     output.picture(qr_code(listener.invite))
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(teller.watch)
                 nursery.start_soon(_leave_at_signal, signals, nursery.cancel_scope)
                 if ends is not None:
                     nursery.start_soon(_leave_at_end, ends, nursery.cancel_scope)
@@ -107,10 +109,24 @@ class _Teller(Observer):
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self._failure: OSError | None = None
+        self._failed = trio.Event()
+
+    async def watch(self) -> NoReturn:
+        """Raises why a line could not be written, once there is one: a Peer goes on whatever its observers do."""
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
 
     def _tell(self, facts: Mapping[str, object], text: str) -> None:
+        if self._failure is not None:
+            return
         at = time.strftime("%H:%M:%S")
-        self._output.result({"at": time.time(), **facts}, wrapped(f"{at}  {text}", indent=" " * 10))
+        try:
+            self._output.result({"at": time.time(), **facts}, wrapped(f"{at}  {text}", indent=" " * 10))
+        except OSError as error:  # who read our output has seen enough, or its disk is full
+            self._failure = error
+            self._failed.set()
 
     def connected(self, connection: Connection) -> None:
         facts = {
