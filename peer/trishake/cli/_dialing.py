@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from trishake_protocol import PeerId, escape
+from trishake_protocol import LocalProtocolError, PeerId, escape
 
 from .._addresses import Address
 from .._connection import Connection
@@ -53,7 +53,9 @@ async def _dial(arguments: argparse.Namespace, output: Output, picture: Path | N
         error = only_error(raised)
         if not isinstance(error, DialError):
             raise
-        timeline = error.timeline
+        timeline = _timeline_of(error)
+        if timeline is None:
+            raise
         if picture is not None:
             try:
                 publish_file(picture, timeline.svg().encode())
@@ -65,6 +67,14 @@ async def _dial(arguments: argparse.Namespace, output: Output, picture: Path | N
         output.picture(wrapped(error.explain(), indent=""))
         return outcome_of(error)
     return None
+
+
+def _timeline_of(error: DialError) -> Timeline | None:
+    """None of one that came before any greeting, as where nobody can sign."""
+    try:
+        return error.timeline
+    except LocalProtocolError:
+        return None
 
 
 def _explained(timeline: Timeline) -> str:
