@@ -136,7 +136,7 @@ async def test_stdout_that_is_closed_from_the_start_is_no_traceback(ada: User) -
 
 
 @pytest.mark.slow
-async def test_a_terminal_without_unicode_gets_escapes(ada: User) -> None:
+async def test_what_cannot_be_drawn_in_a_terminal_without_unicode_is_escaped(ada: User) -> None:
     ada.environment["PYTHONIOENCODING"] = "ascii"
     done = await ada.run("id", "--qr")
     assert done.code == 0
