@@ -18,7 +18,7 @@ from trishake_protocol import LocalProtocolError, PeerId, escape
 
 from .._addresses import Address
 from .._connection import Connection
-from .._diagram import MIN_WIDTH
+from .._diagram import MIN_WIDTH, clipped
 from .._diagram import picture as picture_of
 from .._errors import BadFile, DialError, Untrusted
 from .._files import check_publishable, expanded, publish_file
@@ -80,7 +80,7 @@ def _timeline_of(error: DialError) -> Timeline | None:
 def _explained(timeline: Timeline) -> str:
     """The table of its steps, and the picture if the terminal is wide enough for one."""
     columns = shutil.get_terminal_size().columns
-    parts = ["\n".join(line[:columns] for line in str(timeline).splitlines())]
+    parts = ["\n".join(clipped(line, columns) for line in str(timeline).splitlines())]
     if columns >= MIN_WIDTH:
         parts.append(picture_of(timeline, columns, paint=painter()))
     return "\n\n".join(parts) + "\n"
