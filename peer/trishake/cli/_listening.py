@@ -23,7 +23,7 @@ from .._tcp import Tcp
 from .._trust import Policy, all_of, any_of, anyone, blocked, only
 from ._identities import open_identity, read_peer
 from ._networks import network_of
-from ._outcomes import ExitCode, UsageError, outcome_of
+from ._outcomes import ExitCode, UsageError, cannot_listen, outcome_of
 from ._output import Output, wrapped
 from ._workers import run_workers
 
@@ -73,8 +73,8 @@ async def _listen(
 async def _bound(peer: Peer, address: str) -> Listener:
     try:
         return await peer.listen(address)
-    except OSError as error:  # not every one says where
-        raise OSError(error.errno, error.strerror or str(error), error.filename or address) from None
+    except OSError as error:
+        raise cannot_listen(error, address) from None
 
 
 async def _leave_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
