@@ -208,7 +208,6 @@ async def test_a_listener_that_is_told_to_leave_tells_its_guests(bob: User, told
         assert await listener.ended() == 0
 
 
-@pytest.mark.slow
 async def test_who_reads_no_more_ends_the_listener_quietly(ada: User, bob: User) -> None:
     async with bob.running("listen") as listener:
         invite = await listener.line()

@@ -61,6 +61,7 @@ async def _listen(
                     output.picture(qr_code(listener.invite))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_leave_at_signal, signals, nursery.cancel_scope)
+                nursery.start_soon(teller.fail_when_unheard)
                 if ends is not None:
                     nursery.start_soon(_leave_at_end, ends, nursery.cancel_scope)
                 if arguments.once:
@@ -107,10 +108,22 @@ class _Teller(Observer):
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self._unheard = trio.Event()
+        self._failure: OSError | None = None
+
+    async def fail_when_unheard(self) -> None:
+        """Raise what stdout raised, once it takes no more: an observer that raises would just be taken off."""
+        await self._unheard.wait()
+        assert self._failure is not None
+        raise self._failure
 
     def _tell(self, facts: Mapping[str, object], text: str) -> None:
         at = time.strftime("%H:%M:%S")
-        self._output.result({"at": time.time(), **facts}, wrapped(f"{at}  {text}", indent=" " * 10))
+        try:
+            self._output.result({"at": time.time(), **facts}, wrapped(f"{at}  {text}", indent=" " * 10))
+        except OSError as error:
+            self._failure = self._failure or error
+            self._unheard.set()
 
     def connected(self, connection: Connection) -> None:
         facts = {
