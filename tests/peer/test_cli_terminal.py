@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from trishake.cli import _demo
 from trishake.cli._outcomes import ExitCode
+from trishake.cli._output import Output
 
-from .command_line import COLUMNS, User
+from .command_line import COLUMNS, User, in_words
 
 COMMANDS = [
     (),
@@ -74,6 +78,37 @@ async def test_the_demo_draws_every_step_within_80_columns(ada: User) -> None:
         assert not [line for line in terminal.shown.splitlines() if len(line) > COLUMNS]
         for step in range(1, 8):
             assert f" {step} " in terminal.shown or f" {step}\r" in terminal.shown
+
+
+async def test_the_demo_draws_no_message_after_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever sends notes it when the system has taken it, and the other side may have read it by then."""
+    noted = [("ada", 4, 1), ("bob", 3, 2), ("ada", 5, 3), ("bob", 6, 4), ("ada", 7, 5), ("bob", 7, 6)]
+    drawing = _demo._Drawing(Output(as_json=True))  # pyright: ignore[reportPrivateUsage]
+    sender, receiver = trio.open_memory_channel[tuple[float, str, dict[str, Any]]](len(noted))
+    began = time.monotonic()
+    for name, step, milliseconds in noted:
+        at = began + milliseconds / 1000
+        sender.send_nowait((at, name, {"at": at, "what": "", "step": step}))
+    sender.close()
+    await _demo._draw_in_order(receiver, drawing)  # pyright: ignore[reportPrivateUsage]
+    drawn = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["peer"], each["step"], round(each["milliseconds"])) for each in drawn] == [
+        ("bob", 3, 0),
+        ("ada", 4, 0),
+        ("ada", 5, 2),
+        ("bob", 6, 3),
+        ("bob", 7, 4),
+        ("ada", 7, 4),
+    ]
+
+
+async def test_what_the_environment_says_amiss_is_told_before_the_demo_begins(ada: User) -> None:
+    ada.environment["TRISHAKE_LOG"] = str(ada.directory / "missing" / "log")
+    done = await ada.run("demo")
+    assert done.code == ExitCode.FAILED
+    assert in_words(done.err).startswith(f"trishake: {ada.directory}/missing/log: the environment names this file")
+    assert "Traceback" not in done.err
+    assert not done.out
 
 
 @pytest.mark.slow
