@@ -393,6 +393,8 @@ async def test_ctrl_c_at_a_silent_port_ends_with_130_and_without_a_word(ada: Use
         ("dial", "tcp://127.0.0.1"),
         ("dial", f"tcp://{'a' * 56}@127.0.0.1:1"),
         ("dial", "other://127.0.0.1:1"),
+        ("dial", "mem://bob"),
+        ("ping", "mem://bob"),
         ("dial", "--timeout", "0", "tcp://127.0.0.1:1"),
         ("dial", "--timeout", "nan", "tcp://127.0.0.1:1"),
         ("dial", "--network", "x", "--public-network", "y", "tcp://127.0.0.1:1"),

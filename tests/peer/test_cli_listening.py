@@ -150,6 +150,7 @@ async def test_where_nobody_can_listen_what_to_do_is_told(
     [
         (("nonsense",), 2),
         (("other://x",), 2),
+        (("mem://x",), 2),
         (("tcp://127.0.0.1:65536",), 2),
         (("--only", "nonsense"), 2),
         (("--block", "tcp://127.0.0.1:1"), 2),

@@ -20,7 +20,7 @@ from .._addresses import Address
 from .._connection import Connection
 from .._diagram import MIN_WIDTH, clipped
 from .._diagram import picture as picture_of
-from .._errors import BadFile, DialError, Untrusted
+from .._errors import BadFile, DialError, InvalidAddress, Untrusted
 from .._files import check_publishable, expanded, publish_file
 from .._known_peers import KnownPeers
 from .._limits import Limits
@@ -172,7 +172,7 @@ class _Stranger:
 @asynccontextmanager
 async def _connected(arguments: argparse.Namespace, output: Output) -> AsyncGenerator[_Greeted]:
     """Dial the invite; where it names nobody and nobody is known there, ask, and dial again."""
-    address = Address.parse(arguments.invite)
+    address = address_of(arguments.invite)
     stranger = _Stranger()
     trust = _policy(arguments, address, stranger)
     identity = await open_identity(arguments, output)
@@ -226,6 +226,17 @@ def _why_not(stranger: PeerId, address: Address, output: Output) -> str | None:
     if not answer.endswith("\n"):  # Ctrl-D
         print(file=sys.stderr)
     return None if answer.strip().lower() == "yes" else "The answer was not `yes`."
+
+
+def address_of(text: str) -> Address:
+    """What another process can dial. Raises InvalidAddress."""
+    address = Address.parse(text)
+    if address.scheme == "mem":
+        raise InvalidAddress(
+            f"'{address}': what listens in the memory of a process can be dialed within that process alone, "
+            "not from here"
+        )
+    return address
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:

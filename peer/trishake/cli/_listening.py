@@ -21,6 +21,7 @@ from .._peer import Peer
 from .._qr import qr_code
 from .._tcp import Tcp
 from .._trust import Policy, all_of, any_of, anyone, blocked, only
+from ._dialing import address_of
 from ._identities import open_identity, read_peer
 from ._networks import network_of
 from ._outcomes import ExitCode, UsageError, cannot_listen, outcome_of
@@ -46,6 +47,7 @@ async def _listen(
     others shows the invite.
     """
     trust = _policy(arguments)
+    address_of(arguments.address)
     identity = await open_identity(arguments, output)
     transports = [] if ends is None else [Tcp(reuse_port=True)]
     teller = _Teller(output)
