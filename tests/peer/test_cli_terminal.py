@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import trio
 
+from trishake import Identity
 from trishake.cli import _demo
 from trishake.cli._outcomes import ExitCode
-from trishake.cli._output import Output
+from trishake.cli._output import Output, wrapped
 
 from .command_line import COLUMNS, User, in_words
 
@@ -63,6 +64,16 @@ async def test_the_help_fits_into_80_columns_and_names_what_there_is(ada: User, 
     if command in ((), ("dial",)):
         codes = {int(line.split()[0]) for line in shown.splitlines() if line.split() and line.split()[0].isdigit()}
         assert codes == set(ExitCode)
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80])
+def test_an_id_stays_whole_and_where_it_stood_however_narrow_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    id_ = str(Identity.generate().id)
+    assert wrapped(" " * 24 + id_) == " " * 24 + id_
+    assert wrapped(f"{' ' * 4}known as {id_}", indent=" " * 8).splitlines()[-1].endswith(id_)
 
 
 async def test_without_a_command_the_usage_is_shown(ada: User) -> None:

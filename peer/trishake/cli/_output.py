@@ -92,8 +92,15 @@ def wrapped(text: str, *, indent: str = "  ") -> str:
 
 
 def _filled(line: str, indent: str) -> str:
-    width = shutil.get_terminal_size().columns
-    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
+    text = line.lstrip(" ")
+    return textwrap.fill(
+        text,
+        shutil.get_terminal_size().columns,
+        break_long_words=False,
+        break_on_hyphens=False,
+        initial_indent=line.removesuffix(text),  # before a word that is too long, textwrap would drop it
+        subsequent_indent=indent,
+    )
 
 
 class LogToStderr(logging.Handler):
