@@ -64,13 +64,14 @@ async def test_explain_shows_the_steps_a_picture_and_what_went_wrong(ada: User, 
 
 @pytest.mark.parametrize("end", ENDS)
 async def test_for_machines_there_is_one_object_with_the_timeline(ada: User, end: str) -> None:
-    there, code, _, _ = ENDS[end]
+    there, code, _, explained = ENDS[end]
     async with there() as invite:
         done = await ada.run("dial", "--explain", "--json", invite)
     (facts,) = done.facts()
     assert done.code == code
     assert not done.err
     assert facts.get("exit_code", 0) == code
+    assert in_words(explained) in facts.get("explanation", "")
     timeline = Timeline.from_dict(facts["timeline"])
     assert timeline.outcome == facts["outcome"]
     assert timeline.entries[0].step is Step.RESOLVED

@@ -61,11 +61,15 @@ async def _dial(arguments: argparse.Namespace, output: Output, picture: Path | N
                 publish_file(picture, timeline.svg().encode())
             except BadFile as unwritable:  # how the dial ended matters more
                 output.note(str(unwritable))
-        if not arguments.explain or output.as_json:
+        outcome = outcome_of(error)
+        if not arguments.explain or outcome is None:
             raise
+        if output.as_json:
+            output.failure(replace(outcome, facts={**outcome.facts, "explanation": error.explain()}))
+            return outcome
         output.picture(_explained(timeline))
         output.picture(wrapped(error.explain(), indent=""))
-        return outcome_of(error)
+        return outcome
     return None
 
 
