@@ -246,6 +246,8 @@ def _unconnected_to_file(cause: Cause, detail: str | None) -> tuple[str, str]:
                 "there is no such file, and so nobody listens",
                 "Start the other side, and check the path.",
             )
+        case _ if detail == os.strerror(errno.ENOTSOCK):
+            return "a file is there that is no socket", "Check the path."
         case _ if detail in _FORBIDDEN:
             return (
                 f"the socket's file may not be used by this program's user{_more(detail)}",

@@ -12,10 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from trishake import Address, Cause, Limits, NoResponse, Phase, Unix
+from trishake import Address, Cause, Limits, NoResponse, Peer, Phase, Unix
 from trishake._transport import open_stream
 
-from .conftest import NOBODY, nobody_at, open_sockets
+from .conftest import ADA, BOB, NOBODY, nobody_at, open_sockets
 
 
 @pytest.fixture
@@ -99,6 +99,17 @@ async def test_what_is_no_socket_stays(path: Path, nursery: trio.Nursery, kind: 
     with pytest.raises(OSError, match="no socket"):
         await Unix().listen(at(path), nursery)
     assert path.exists()
+    assert open_sockets() == before
+
+
+async def test_a_dial_to_what_is_no_socket_says_so(path: Path) -> None:
+    path.write_text("precious")
+    before = open_sockets()
+    async with Peer(ADA) as ada:
+        with pytest.raises(NoResponse) as caught:
+            await ada.dial(at(path).with_peer(BOB.id))
+    assert "a file is there that is no socket" in str(caught.value)
+    assert caught.value.cause is Cause.UNREACHABLE
     assert open_sockets() == before
 
 
