@@ -192,11 +192,6 @@ def _unconnected(
                 f"a link-local address is one of a network interface, and it names none{each}",
                 "Name the interface behind the address, as [fe80::1%eth0].",
             )
-        case Cause.UNREACHABLE if address.lower().startswith("[fe80:") and "%" not in address:
-            return (
-                f"a link-local address is one of a network interface, and it names none{each}",
-                "Name the interface behind the address, as [fe80::1%eth0].",
-            )
         case Cause.UNREACHABLE if places and all(place.startswith("[") for place, _ in places):
             return (
                 f"it has an IPv6 address only, and this machine cannot reach that{each}",
