@@ -429,6 +429,7 @@ async def test_pings_are_counted_and_timed(ada: User) -> None:
         assert [each["ping"] for each in facts if "ping" in each] == [1, 2, 3]
         assert last["lost"] == 0
         assert 0 < last["least"] <= last["median"] <= last["most"]
+        assert all(last[name] == round(last[name], 3) for name in ("least", "median", "most"))
 
 
 @pytest.mark.slow

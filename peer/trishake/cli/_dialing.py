@@ -136,7 +136,7 @@ async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
         for number in range(1, arguments.count + 1):
             milliseconds = None
             with trio.move_on_after(_PING_TIMEOUT):
-                milliseconds = await connection.ping() * 1000
+                milliseconds = round(await connection.ping() * 1000, 3)
                 times.append(milliseconds)
             answer = "no answer" if milliseconds is None else f"{milliseconds:.2f} ms"
             output.result({"ping": number, "milliseconds": milliseconds}, f"{number}: {answer}")
@@ -145,7 +145,7 @@ async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
                     raise await connection.closed()
     lost = arguments.count - len(times)
     if times:
-        least, median, most = min(times), statistics.median(times), max(times)
+        least, median, most = min(times), round(statistics.median(times), 3), max(times)
         output.result(
             {"pings": arguments.count, "lost": lost, "least": least, "median": median, "most": most},
             f"{arguments.count} pings, {lost} lost; least, median, most: {least:.2f}, {median:.2f}, {most:.2f} ms",
