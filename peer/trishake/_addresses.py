@@ -25,6 +25,8 @@ _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 _WITHOUT_PATH: Final = {"tcp", "tls", "mem"}
 _WITH_PORT: Final = {"tcp", "tls", "ws", "wss"}
 
+_IN_BRACKETS: Final = "as tcp://[2001:db8::1]:4711"
+
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 
 
@@ -66,18 +68,26 @@ class Address:
         """Read an address or an invite. Raises InvalidAddress, saying what is wrong with it."""
         scheme, separator, rest = text.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
-            raise InvalidAddress(
-                f"{text!r} is no address: it must begin with tcp:// or another scheme, as tcp://host:port"
-            )
+            begins = "it must begin with tcp:// or another scheme, as tcp://host:port"
+            in_front = ", and with no space in front of it" if text[:1].isspace() else ""
+            raise InvalidAddress(f"{text!r} is no address: {begins}{in_front}")
         scheme = scheme.lower()
         if scheme == "unix":
             return cls._parse_unix(text, rest)
         form = _form(scheme)
+        if any(character.isspace() for character in rest.partition("/")[0]):
+            raise InvalidAddress(f"{text!r} is no address: there is a space in it, or a line break")
         try:
             url = urlsplit(text)
-            host, port = url.hostname, url.port
-        except ValueError as error:
-            raise InvalidAddress(f"{text!r} is no address: {error}") from None
+            host = url.hostname
+        except ValueError:  # what Python says of brackets differs from one version to the next
+            raise InvalidAddress(
+                f"{text!r} is no address: brackets stand around an IPv6 address, and nowhere else: {_IN_BRACKETS}"
+            ) from None
+        try:
+            port = url.port
+        except ValueError:
+            raise InvalidAddress(f"{text!r} is no address: {_wrong_port(url.netloc)}") from None
         if port is None and not url.netloc.endswith(":"):
             port = _DEFAULT_PORTS.get(scheme, None if scheme in _WITH_PORT else 0)
         if not host or port is None:
@@ -127,6 +137,16 @@ def format_endpoint(host: str, port: int) -> str:
 
 def _form(scheme: str) -> str:
     return _FORMS.get(scheme, f"{scheme}://host[:port][/path]")
+
+
+def _wrong_port(authority: str) -> str:
+    """What is wrong with a port that Python cannot read. authority: what stands between `//` and the path."""
+    host, _, port = authority.rpartition("@")[2].rpartition(":")
+    if ":" in host and "]" not in host:
+        return (
+            f"more than one colon: an IPv6 address stands in brackets, {_IN_BRACKETS}, and behind a peer id an @"
+        )
+    return f"{port!r} is no port: a port is a number from 0 to 65535"
 
 
 def _parse_peer(text: str, who: str | None) -> PeerId | None:

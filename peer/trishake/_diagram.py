@@ -163,7 +163,8 @@ def _plain(text: str) -> str:
     return escape(text).encode("ascii", "backslashreplace").decode()
 
 
-def _clipped(text: str, width: int) -> str:
+def clipped(text: str, width: int) -> str:
+    """The text in so many columns, with `…` at the end where there was more."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -432,7 +433,7 @@ def picture(timeline: Timeline, width: int, other: Timeline | None = None, paint
         if arrow is not None and arrow.failed:
             between = paint("bad", between)
         sides = dict.fromkeys(Role, " " * _LABEL)
-        text = _clipped(event.text, _LABEL)
+        text = clipped(event.text, _LABEL)
         padded = f"{text:>{_LABEL}}" if event.role is Role.INITIATOR else f"{text:<{_LABEL}}"
         sides[event.role] = paint(_weight(event), padded)
         line = f"{time:>9} {sides[Role.INITIATOR]} │{between}│ {sides[Role.RESPONDER]}"
@@ -569,7 +570,7 @@ def svg(timeline: Timeline, other: Timeline | None = None) -> str:
         f'<desc id="desc">{_xml(_in_words(diagram))}</desc>',
         f"<style>{_STYLE}</style>",
         f'<rect class="paper" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{height - 1}" rx="8"/>',
-        _text(32, 40, _clipped(f"A greeting: {diagram.title}", 90), "title bad" if diagram.failed else "title"),
+        _text(32, 40, clipped(f"A greeting: {diagram.title}", 90), "title bad" if diagram.failed else "title"),
         *_svg_heads(diagram, last),
     ]
     for arrow in diagram.arrows:
@@ -639,7 +640,7 @@ def _svg_row(event: _Event, y: float, classic: str | None) -> list[str]:
         _text(
             x - _TEXT_GAP if left else x + _TEXT_GAP,
             y + 4,
-            _clipped(mark + event.label, _LABEL),
+            clipped(mark + event.label, _LABEL),
             f"{weight}{style}",
         )
     )

@@ -16,7 +16,16 @@ from trishake_protocol import RETRYABLE, AlertCode, PeerId, Role, VerdictCode, c
 from trishake_protocol.errors import Reason
 from trishake_protocol.limits import EXPIRY_ALLOWANCE
 
-from ._steps import NO_NAME_SERVER, NO_SUCH_NAME, STEPS, Cause, Phase, Step
+from ._steps import (
+    NO_NAME_SERVER,
+    NO_SUCH_NAME,
+    STEPS,
+    SUITE_NOBODY_HAS,
+    VERSION_NOBODY_SPEAKS,
+    Cause,
+    Phase,
+    Step,
+)
 from ._timeline import Timeline
 
 
@@ -178,6 +187,11 @@ def _unconnected(
                 "Check that the machine is on and the address right, and that no firewall drops "
                 f"{f'port {port}' if port.isdigit() else 'what is sent there'}.",
             )
+        case Cause.UNREACHABLE if address.lower().startswith("[fe80:") and "%" not in address:
+            return (
+                f"a link-local address is one of a network interface, and it names none{each}",
+                "Name the interface behind the address, as [fe80::1%eth0].",
+            )
         case Cause.UNREACHABLE if places and all(place.startswith("[") for place, _ in places):
             return (
                 f"it has an IPv6 address only, and this machine cannot reach that{each}",
@@ -227,6 +241,8 @@ def _unconnected_to_file(cause: Cause, detail: str | None) -> tuple[str, str]:
                 "there is no such file, and so nobody listens",
                 "Start the other side, and check the path.",
             )
+        case _ if detail == os.strerror(errno.ENOTSOCK):
+            return "a file is there that is no socket", "Check the path."
         case _ if detail in _FORBIDDEN:
             return (
                 f"the socket's file may not be used by this program's user{_more(detail)}",
@@ -545,8 +561,12 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
     listening = timeline is not None and timeline.role is Role.RESPONDER
     network = "ours" if timeline is None else f"ours, {escape(timeline.network)!r}"
     match reason:
+        case AlertCode.UNSUPPORTED_VERSION if what.startswith(f"version {VERSION_NOBODY_SPEAKS} "):
+            return f"it dials with {what}", _ASKED
         case AlertCode.UNSUPPORTED_VERSION:
             return f"it dials with {what}", "The lower one is older: update it."
+        case AlertCode.UNSUPPORTED_SUITE if what.startswith(f"suite 0x{SUITE_NOBODY_HAS:04x} "):
+            return what, _ASKED
         case AlertCode.UNSUPPORTED_SUITE if what.endswith(_IN_PRIVATE):
             return what, "It has no network key: give it the network file if it should come in."
         case AlertCode.UNSUPPORTED_SUITE if what.endswith(_IN_PUBLIC):
@@ -583,6 +603,7 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
             return what, _BROKEN
 
 
+_ASKED: Final = "No release has that: `trishake doctor` asks so what there is. Nothing to do on this side."
 _IN_PRIVATE: Final = "and we are in a private one"
 _IN_PUBLIC: Final = "and we are in a public one"
 

@@ -268,9 +268,12 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def _write_beside(path: Path, data: bytes, suffix: str, mode: int, owner: tuple[int, int] | None = None) -> Path:
     temporary = _beside(path, suffix)
-    with suppress(FileNotFoundError):
-        temporary.unlink()  # of one who was killed at this
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with suppress(FileNotFoundError):
+            temporary.unlink()  # of one who was killed at this
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:  # it names a file that nobody has heard of
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             if owner is not None:

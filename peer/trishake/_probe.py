@@ -21,16 +21,13 @@ from trishake_protocol.limits import FRAME_HEADER, MAX_ALERT_DETAIL
 from trishake_protocol.messages import Alert, FrameType, Preface
 
 from ._errors import NoResponse
-from ._steps import Cause
+from ._steps import SUITE_NOBODY_HAS, VERSION_NOBODY_SPEAKS, Cause
 
 _MOST: Final = 4096
 """Bytes of an answer that are kept; then nothing more is read."""
 
 _LONGEST_SHOWN: Final = 60
 """Characters of an answer, before they are escaped."""
-
-_VERSION_NOBODY_SPEAKS: Final = 255
-_SUITE_NOBODY_HAS: Final = 0
 
 _HTTP_REQUEST: Final = b"HEAD / HTTP/1.0\r\n\r\n"
 
@@ -97,13 +94,13 @@ async def first_answer(connect: Connect, preface: Preface, seconds: float) -> An
 
 def asking_for_versions(tag: bytes) -> Preface:
     """A preface of a version that nobody speaks: the answer names those that are spoken. tag: of our network."""
-    version = _VERSION_NOBODY_SPEAKS
-    return Preface(_SUITE_NOBODY_HAS, (_SUITE_NOBODY_HAS,), tag, version=version, version_max=version)
+    version = VERSION_NOBODY_SPEAKS
+    return Preface(SUITE_NOBODY_HAS, (SUITE_NOBODY_HAS,), tag, version=version, version_max=version)
 
 
 def asking_for_suites(tag: bytes) -> Preface:
     """A preface with a suite that nobody has: the answer names those that are enabled. tag: of our network."""
-    return Preface(_SUITE_NOBODY_HAS, (_SUITE_NOBODY_HAS,), tag)
+    return Preface(SUITE_NOBODY_HAS, (SUITE_NOBODY_HAS,), tag)
 
 
 @dataclass(frozen=True, slots=True)

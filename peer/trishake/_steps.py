@@ -93,6 +93,10 @@ class Cause(enum.StrEnum):
     BROKEN = "broken"
 
 
+VERSION_NOBODY_SPEAKS: Final = 255
+SUITE_NOBODY_HAS: Final = 0
+"""What a probe begins with, so that the answer names what is spoken there."""
+
 NO_SUCH_NAME: Final = "no such name"
 NO_NAME_SERVER: Final = "no name server answers"
 """What NoResponse says in detail, where a name cannot be looked up."""

@@ -32,6 +32,11 @@ async def connect(path: str) -> trio.SocketStream:
             await socket.connect(path)
             if _connected(socket):
                 return trio.SocketStream(socket)
+        except ConnectionRefusedError:  # as from a socket that nobody listens at
+            socket.close()
+            if not stat.S_ISSOCK(os.stat(path).st_mode):
+                raise OSError(errno.ENOTSOCK, "a file is there that is no socket", path) from None
+            raise
         except BaseException:
             socket.close()
             raise

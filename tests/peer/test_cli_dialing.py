@@ -358,10 +358,21 @@ async def test_a_dial_to_oneself_is_no_greeting(ada: User) -> None:
 @pytest.mark.slow
 async def test_a_key_that_is_nowhere_signs_nothing(ada: User, agent: Agent) -> None:  # noqa: F811
     missing = ada.directory / "missing"
-    await same_both_ways(ada, ExitCode.NOT_GREETED, "dial", "--signer", missing, "tcp://127.0.0.1:1")
-    await same_both_ways(ada, ExitCode.NOT_GREETED, "dial", "--agent", "tcp://127.0.0.1:1")
+    shown = await same_both_ways(ada, ExitCode.NOT_GREETED, "dial", "--signer", missing, "tcp://127.0.0.1:1")
+    assert f"our key did not sign: nobody is at {missing}" in shown
+    shown = await same_both_ways(ada, ExitCode.NOT_GREETED, "dial", "--agent", "tcp://127.0.0.1:1")
+    assert "there is no ssh-agent" in shown
     ada.environment["SSH_AUTH_SOCK"] = str(agent.path)
-    await same_both_ways(ada, ExitCode.NOT_GREETED, "dial", "--agent", "tcp://127.0.0.1:1")
+    shown = await same_both_ways(ada, ExitCode.NOT_GREETED, "dial", "--agent", "tcp://127.0.0.1:1")
+    assert "holds none" in shown
+
+
+async def test_a_dial_that_never_became_a_greeting_is_explained_too(ada: User) -> None:
+    missing, picture = ada.directory / "missing", ada.directory / "picture.svg"
+    done = await ada.run("dial", "--explain", "--svg", picture, "--signer", missing, "tcp://127.0.0.1:1")
+    assert done.code == ExitCode.NOT_GREETED
+    assert f"our key did not sign: nobody is at {missing}" in in_words(done.err)
+    assert not picture.exists()
 
 
 # --- 130, 2 ---------------------------------------------------------------------------------------------
@@ -397,6 +408,8 @@ async def test_ctrl_c_at_a_silent_port_ends_with_130_and_without_a_word(ada: Use
         ("dial", "tcp://127.0.0.1"),
         ("dial", f"tcp://{'a' * 56}@127.0.0.1:1"),
         ("dial", "other://127.0.0.1:1"),
+        ("dial", "mem://bob"),
+        ("ping", "mem://bob"),
         ("dial", "--timeout", "0", "tcp://127.0.0.1:1"),
         ("dial", "--timeout", "nan", "tcp://127.0.0.1:1"),
         ("dial", "--network", "x", "--public-network", "y", "tcp://127.0.0.1:1"),
@@ -431,6 +444,7 @@ async def test_pings_are_counted_and_timed(ada: User) -> None:
         assert [each["ping"] for each in facts if "ping" in each] == [1, 2, 3]
         assert last["lost"] == 0
         assert 0 < last["least"] <= last["median"] <= last["most"]
+        assert all(last[name] == round(last[name], 3) for name in ("least", "median", "most"))
 
 
 @pytest.mark.slow

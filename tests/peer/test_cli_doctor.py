@@ -21,6 +21,7 @@ import trio
 
 from trishake import (
     Address,
+    DialError,
     Identity,
     Introduction,
     Limits,
@@ -30,6 +31,7 @@ from trishake import (
     Peer,
     Policy,
     Progress,
+    Role,
     Step,
     Tls,
     accept,
@@ -166,6 +168,23 @@ async def test_few_connections_are_made_to_a_peer(
         listener = await bob.listen(ANYWHERE)
         assert (await doctor(listener.invite, "--network", tmp_path / "network")).code == ExitCode.OK
     assert len(admitted) == connections
+
+
+async def test_who_is_examined_is_told_that_nothing_is_to_be_done(doctor: Doctor) -> None:
+    failures: list[DialError] = []
+
+    class Doorman(Observer):
+        def failed(self, role: Role, error: DialError) -> None:
+            failures.append(error)
+
+    async with Peer(BOB, observers=[Doorman()]) as bob:
+        listener = await bob.listen(ANYWHERE)
+        assert (await doctor(listener.invite)).code == ExitCode.OK
+    assert [error.timeline.told for error in failures] == [None, "UNSUPPORTED_VERSION", "UNSUPPORTED_SUITE"]
+    for error in failures:
+        assert "othing to do on this side" in str(error)
+        assert "update it" not in str(error)
+    assert all("`trishake doctor`" in str(error) for error in failures[1:])
 
 
 async def test_who_is_rejected_is_told_the_verdict_and_the_clock(doctor: Doctor, ada: User) -> None:

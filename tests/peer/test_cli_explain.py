@@ -64,13 +64,14 @@ async def test_explain_shows_the_steps_a_picture_and_what_went_wrong(ada: User, 
 
 @pytest.mark.parametrize("end", ENDS)
 async def test_for_machines_there_is_one_object_with_the_timeline(ada: User, end: str) -> None:
-    there, code, _, _ = ENDS[end]
+    there, code, _, explained = ENDS[end]
     async with there() as invite:
         done = await ada.run("dial", "--explain", "--json", invite)
     (facts,) = done.facts()
     assert done.code == code
     assert not done.err
     assert facts.get("exit_code", 0) == code
+    assert in_words(explained) in facts.get("explanation", "")
     timeline = Timeline.from_dict(facts["timeline"])
     assert timeline.outcome == facts["outcome"]
     assert timeline.entries[0].step is Step.RESOLVED
@@ -191,3 +192,29 @@ async def test_the_demo_draws_both_sides_with_their_times(ada: User) -> None:
         assert all(step.label in texts for step in steps), role
     times = [text for text in texts if re.fullmatch(r"\d+\.\d", text)]
     assert len(times) == sum(map(len, STEPS.values()))
+
+
+async def test_a_terminal_that_knows_only_ascii_gets_the_same_picture_in_it(ada: User) -> None:
+    shown: list[list[str]] = []
+    async with listening(trust=only(str(EVE.id))) as invite:
+        stranger = invite.replace(invite.partition("@")[0], f"tcp://{EVE.id}")
+        for encoding in ("utf-8", "ascii"):
+            ada.environment["PYTHONIOENCODING"] = encoding
+            done = await ada.run("dial", "--explain", stranger)
+            assert done.code == ExitCode.WRONG_IDENTITY
+            shown.append([line for line in done.out.splitlines() if len(re.findall(r"[│╷|]", line)) == 2])
+    drawn, in_ascii = shown
+    assert len(drawn) == len(in_ascii) > 5
+    assert [len(line) for line in drawn] == [len(line) for line in in_ascii]
+    assert "|---- SYN, " in "".join(in_ascii)
+    assert "|... ALERT ABORTED ...>|" in "".join(in_ascii)
+    assert not [line for line in in_ascii if "\\" in line or not line.isascii()]
+
+
+async def test_what_does_not_fit_into_the_table_ends_with_an_ellipsis(ada: User) -> None:
+    ada.environment["COLUMNS"] = "60"
+    with closed_port() as address:
+        done = await ada.run("dial", "--explain", address)
+    (failed,) = [line for line in done.out.splitlines() if "✗" in line]
+    assert len(failed) == 60
+    assert failed.endswith("…")

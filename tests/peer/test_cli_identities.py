@@ -130,7 +130,8 @@ async def test_an_identity_that_was_named_and_is_missing_is_never_made(ada: User
     missing = ada.directory / "missing"
     done = await ada.run("dial", "-i", missing, "tcp://127.0.0.1:1")
     assert done.code == 1
-    assert in_words(done.err).startswith(f"trishake: {missing}: No such file")
+    assert in_words(done.err).startswith(f"trishake: {missing}: there is no such file")
+    assert f"trishake keygen {missing}" in done.err
     assert not missing.exists()
 
 
@@ -139,6 +140,14 @@ async def test_an_own_identity_is_made_when_it_is_first_needed(nobody: User) -> 
     first = await nobody.run("id")
     assert "You had no identity yet" in first.err
     assert (await nobody.run("id")).out == first.out
+
+
+async def test_an_identity_that_cannot_be_made_is_not_said_to_be_there(nobody: User) -> None:
+    nobody.environment["TRISHAKE_HOME"] = "/dev/null"
+    done = await nobody.run("id")
+    assert done.code == 1
+    assert "You had no identity" not in done.err
+    assert "/dev/null/identity" in done.err
 
 
 @pytest.mark.slow

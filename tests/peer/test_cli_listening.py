@@ -130,7 +130,29 @@ async def test_a_port_that_is_taken_is_told_and_with_its_address(bob: User) -> N
         done = await bob.run("listen", f"tcp://127.0.0.1:{port}")
         assert done.code == ExitCode.FAILED
         assert f"127.0.0.1:{port}" in done.err
-        assert "ddress already in use" in in_words(done.err)
+        assert "ddress already in use. End who listens there" in in_words(done.err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("tcp://192.0.2.1:3000",), "That is no address of this machine"),
+        (("--workers", "2", "tcp://192.0.2.1:3000"), "That is no address of this machine"),
+        (("tcp://name.invalid:3000",), "Check how the name is spelled"),
+        (("--workers", "2", "tcp://name.invalid:3000"), "Check how the name is spelled"),
+        (("unix:///missing/socket",), "Make its directory first"),
+        ((f"unix:///{'long' * 40}",), "path too long. Check the address"),
+    ],
+    ids=["foreign", "foreign, workers", "no name", "no name, workers", "no directory", "long"],
+)
+async def test_where_nobody_can_listen_what_to_do_is_told(
+    bob: User, arguments: tuple[str, ...], advice: str
+) -> None:
+    done = await bob.run("listen", *arguments)
+    assert done.code == ExitCode.FAILED
+    assert arguments[-1].removeprefix("unix://") in done.err
+    assert advice in in_words(done.err)
 
 
 @pytest.mark.slow
@@ -139,6 +161,7 @@ async def test_a_port_that_is_taken_is_told_and_with_its_address(bob: User) -> N
     [
         (("nonsense",), 2),
         (("other://x",), 2),
+        (("mem://x",), 2),
         (("tcp://127.0.0.1:65536",), 2),
         (("--only", "nonsense"), 2),
         (("--block", "tcp://127.0.0.1:1"), 2),
@@ -197,7 +220,6 @@ async def test_a_listener_that_is_told_to_leave_tells_its_guests(bob: User, told
         assert await listener.ended() == 0
 
 
-@pytest.mark.slow
 async def test_who_reads_no_more_ends_the_listener_quietly(ada: User, bob: User) -> None:
     async with bob.running("listen") as listener:
         invite = await listener.line()

@@ -131,6 +131,10 @@ async def test_a_known_peer_can_be_added_and_a_name_is_not_given_to_another(ada:
     assert [(entry.name, entry.peer) for entry in recorded] == [("example.net:1", ADA), ("*", BOB)]
     changed = await ada.run("known", "add", "example.net:1", BOB)
     assert changed.code == ExitCode.WRONG_IDENTITY
+    assert f"example.net:1 is known as {ADA} ({ada.home / 'known_peers'}, line 4), not as {BOB}." in in_words(
+        changed.err
+    )
+    assert "answered" not in changed.err
     assert changed.err.endswith(f"\n  trishake known forget example.net:1 --known {ada.home / 'known_peers'}\n")
     assert KnownPeers(ada.home / "known_peers").entries() == recorded
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from trishake import Identity
+from trishake.cli import _demo
 from trishake.cli._outcomes import ExitCode
+from trishake.cli._output import Output, wrapped
 
-from .command_line import COLUMNS, User
+from .command_line import COLUMNS, User, in_words
 
 COMMANDS = [
     (),
@@ -61,6 +66,16 @@ async def test_the_help_fits_into_80_columns_and_names_what_there_is(ada: User, 
         assert codes == set(ExitCode)
 
 
+@pytest.mark.parametrize("columns", [30, 60, 80])
+def test_an_id_stays_whole_and_where_it_stood_however_narrow_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    id_ = str(Identity.generate().id)
+    assert wrapped(" " * 24 + id_) == " " * 24 + id_
+    assert wrapped(f"{' ' * 4}known as {id_}", indent=" " * 8).splitlines()[-1].endswith(id_)
+
+
 async def test_without_a_command_the_usage_is_shown(ada: User) -> None:
     done = await ada.run()
     assert done.code == ExitCode.USAGE
@@ -74,6 +89,37 @@ async def test_the_demo_draws_every_step_within_80_columns(ada: User) -> None:
         assert not [line for line in terminal.shown.splitlines() if len(line) > COLUMNS]
         for step in range(1, 8):
             assert f" {step} " in terminal.shown or f" {step}\r" in terminal.shown
+
+
+async def test_the_demo_draws_no_message_after_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever sends notes it when the system has taken it, and the other side may have read it by then."""
+    noted = [("ada", 4, 1), ("bob", 3, 2), ("ada", 5, 3), ("bob", 6, 4), ("ada", 7, 5), ("bob", 7, 6)]
+    drawing = _demo._Drawing(Output(as_json=True))  # pyright: ignore[reportPrivateUsage]
+    sender, receiver = trio.open_memory_channel[tuple[float, str, dict[str, Any]]](len(noted))
+    began = time.monotonic()
+    for name, step, milliseconds in noted:
+        at = began + milliseconds / 1000
+        sender.send_nowait((at, name, {"at": at, "what": "", "step": step}))
+    sender.close()
+    await _demo._draw_in_order(receiver, drawing)  # pyright: ignore[reportPrivateUsage]
+    drawn = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["peer"], each["step"], round(each["milliseconds"])) for each in drawn] == [
+        ("bob", 3, 0),
+        ("ada", 4, 0),
+        ("ada", 5, 2),
+        ("bob", 6, 3),
+        ("bob", 7, 4),
+        ("ada", 7, 4),
+    ]
+
+
+async def test_what_the_environment_says_amiss_is_told_before_the_demo_begins(ada: User) -> None:
+    ada.environment["TRISHAKE_LOG"] = str(ada.directory / "missing" / "log")
+    done = await ada.run("demo")
+    assert done.code == ExitCode.FAILED
+    assert in_words(done.err).startswith(f"trishake: {ada.directory}/missing/log: the environment names this file")
+    assert "Traceback" not in done.err
+    assert not done.out
 
 
 @pytest.mark.slow
@@ -136,7 +182,7 @@ async def test_stdout_that_is_closed_from_the_start_is_no_traceback(ada: User) -
 
 
 @pytest.mark.slow
-async def test_a_terminal_without_unicode_gets_escapes(ada: User) -> None:
+async def test_what_cannot_be_drawn_in_a_terminal_without_unicode_is_escaped(ada: User) -> None:
     ada.environment["PYTHONIOENCODING"] = "ascii"
     done = await ada.run("id", "--qr")
     assert done.code == 0

@@ -26,6 +26,7 @@ from trishake import (
     Introduction,
     LocalProtocolError,
     NoResponse,
+    Peer,
     Phase,
     Rejected,
     Step,
@@ -175,6 +176,14 @@ def test_both_logs_have_one_reason_and_one_name_for_it(
 @pytest.mark.parametrize("code", [AlertCode.MALFORMED, VerdictCode.UNSUPPORTED_CRITICAL])
 def test_what_quotes_the_other_side_is_cut(code: AlertCode | VerdictCode) -> None:
     assert len(str(BadHandshake(code, f"{code.name}: {'x' * 10_000}"))) < 500
+
+
+async def test_a_link_local_address_wants_an_interface() -> None:
+    async with Peer(ADA) as ada:
+        with pytest.raises(NoResponse) as caught:
+            await ada.dial(f"tcp://{BOB.id}@[fe80::1]:1")
+    assert "it names none" in str(caught.value)
+    assert "[fe80::1%eth0]" in caught.value.explain()
 
 
 def test_an_error_of_no_greeting_has_its_line_and_no_explanation() -> None:

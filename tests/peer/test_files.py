@@ -77,6 +77,14 @@ def test_the_version_read_is_the_version_seen(file: Path) -> None:
     assert read_file(file, limit=9, others_may="read")[1] == version_of(file)
 
 
+def test_where_no_file_can_be_made_the_one_that_was_wanted_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "missing" / "home.network"
+    for save in (Network.new("home").save, Identity.generate().save):
+        with pytest.raises(FileNotFoundError) as caught:
+            save(file)
+        assert caught.value.filename == str(file)
+
+
 def test_a_missing_file_is_not_a_bad_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "none", limit=9, others_may="read")

@@ -210,7 +210,9 @@ def _add_dial(commands: Any) -> None:
 
 
 def _add_ping(commands: Any) -> None:
-    parser = _add(commands, "ping", "._dialing:ping", "greet a peer, and time its answers")
+    parser = _add(
+        commands, "ping", "._dialing:ping", "greet a peer, and time its answers", "\nExit codes: as of `dial`."
+    )
     _add_dialed(parser)
     parser.add_argument("-c", "--count", metavar="N", type=int, default=4, help="pings; %(default)s by default")
     parser.add_argument(

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import trio
 
-from trishake_protocol import PeerId, escape
+from trishake_protocol import LocalProtocolError, PeerId, escape
 
 from .._addresses import Address
 from .._connection import Connection
-from .._diagram import MIN_WIDTH
+from .._diagram import MIN_WIDTH, clipped
 from .._diagram import picture as picture_of
-from .._errors import BadFile, DialError, Untrusted
+from .._errors import BadFile, DialError, InvalidAddress, Untrusted
 from .._files import check_publishable, expanded, publish_file
 from .._known_peers import KnownPeers
 from .._limits import Limits
@@ -53,24 +53,38 @@ async def _dial(arguments: argparse.Namespace, output: Output, picture: Path | N
         error = only_error(raised)
         if not isinstance(error, DialError):
             raise
-        timeline = error.timeline
+        timeline = _timeline_of(error)
+        if timeline is None:
+            raise
         if picture is not None:
             try:
                 publish_file(picture, timeline.svg().encode())
             except BadFile as unwritable:  # how the dial ended matters more
                 output.note(str(unwritable))
-        if not arguments.explain or output.as_json:
+        outcome = outcome_of(error)
+        if not arguments.explain or outcome is None:
             raise
+        if output.as_json:
+            output.failure(replace(outcome, facts={**outcome.facts, "explanation": error.explain()}))
+            return outcome
         output.picture(_explained(timeline))
         output.picture(wrapped(error.explain(), indent=""))
-        return outcome_of(error)
+        return outcome
     return None
+
+
+def _timeline_of(error: DialError) -> Timeline | None:
+    """None of one that came before any greeting, as where nobody can sign."""
+    try:
+        return error.timeline
+    except LocalProtocolError:
+        return None
 
 
 def _explained(timeline: Timeline) -> str:
     """The table of its steps, and the picture if the terminal is wide enough for one."""
     columns = shutil.get_terminal_size().columns
-    parts = ["\n".join(line[:columns] for line in str(timeline).splitlines())]
+    parts = ["\n".join(clipped(line, columns) for line in str(timeline).splitlines())]
     if columns >= MIN_WIDTH:
         parts.append(picture_of(timeline, columns, paint=painter()))
     return "\n\n".join(parts) + "\n"
@@ -122,7 +136,7 @@ async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
         for number in range(1, arguments.count + 1):
             milliseconds = None
             with trio.move_on_after(_PING_TIMEOUT):
-                milliseconds = await connection.ping() * 1000
+                milliseconds = round(await connection.ping() * 1000, 3)
                 times.append(milliseconds)
             answer = "no answer" if milliseconds is None else f"{milliseconds:.2f} ms"
             output.result({"ping": number, "milliseconds": milliseconds}, f"{number}: {answer}")
@@ -131,7 +145,7 @@ async def _ping(arguments: argparse.Namespace, output: Output) -> ExitCode:
                     raise await connection.closed()
     lost = arguments.count - len(times)
     if times:
-        least, median, most = min(times), statistics.median(times), max(times)
+        least, median, most = min(times), round(statistics.median(times), 3), max(times)
         output.result(
             {"pings": arguments.count, "lost": lost, "least": least, "median": median, "most": most},
             f"{arguments.count} pings, {lost} lost; least, median, most: {least:.2f}, {median:.2f}, {most:.2f} ms",
@@ -162,7 +176,7 @@ class _Stranger:
 @asynccontextmanager
 async def _connected(arguments: argparse.Namespace, output: Output) -> AsyncGenerator[_Greeted]:
     """Dial the invite; where it names nobody and nobody is known there, ask, and dial again."""
-    address = Address.parse(arguments.invite)
+    address = address_of(arguments.invite)
     stranger = _Stranger()
     trust = _policy(arguments, address, stranger)
     identity = await open_identity(arguments, output)
@@ -216,6 +230,17 @@ def _why_not(stranger: PeerId, address: Address, output: Output) -> str | None:
     if not answer.endswith("\n"):  # Ctrl-D
         print(file=sys.stderr)
     return None if answer.strip().lower() == "yes" else "The answer was not `yes`."
+
+
+def address_of(text: str) -> Address:
+    """What another process can dial. Raises InvalidAddress."""
+    address = Address.parse(text)
+    if address.scheme == "mem":
+        raise InvalidAddress(
+            f"'{address}': what listens in the memory of a process can be dialed within that process alone, "
+            "not from here"
+        )
+    return address
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:

@@ -39,6 +39,7 @@ from .._tcp import Tcp
 from .._timeline import Timeline, Trace
 from .._transport import Place, Transport, no_response
 from .._trust import Acceptance, Decision, Introduction, accept, reject
+from ._dialing import address_of
 from ._findings import SKIPPED, Finding, Report, Status
 from ._identities import open_identity
 from ._known import known_peers_path
@@ -94,7 +95,7 @@ def _limits(seconds: float | None) -> tuple[Limits, float]:
 
 def _check_invite(text: str) -> tuple[Address | None, Transport | None, Finding]:
     try:
-        address = Address.parse(text)
+        address = address_of(text)
         transport = _transport_of(address)
     except InvalidAddress as error:
         return None, None, Finding(Status.FAILED, ["this cannot be dialed"], error=error)
@@ -105,11 +106,6 @@ def _check_invite(text: str) -> tuple[Address | None, Transport | None, Finding]
 
 
 def _transport_of(address: Address) -> Transport:
-    if address.scheme == "mem":
-        raise InvalidAddress(
-            f"'{address}': what listens in the memory of a process can be dialed within that process alone, "
-            "not from here"
-        )
     if address.scheme not in SCHEMES:
         known = ", ".join(scheme for scheme in SCHEMES if scheme != "mem")
         raise InvalidAddress(f"'{address}': no transport for {address.scheme}:// here; there are {known}")

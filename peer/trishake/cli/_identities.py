@@ -92,9 +92,15 @@ def load_identity(arguments: argparse.Namespace, output: Output) -> Identity:
     path: Path = arguments.identity or home() / "identity"
     password = passphrase_of(arguments.passphrase_file, path)
     if arguments.identity is None and not path.exists():
+        made = Identity.load_or_create(path)
         output.note(f"You had no identity yet: a new one is in {path}.")
-        return Identity.load_or_create(path)
-    return Identity.load(path, password=password)
+        return made
+    try:
+        return Identity.load(path, password=password)
+    except FileNotFoundError:
+        raise BadFile(
+            path, "there is no such file", f"Check the path, or make one: trishake keygen {path}"
+        ) from None
 
 
 @cache  # workers load the same key again, and nobody is to type twice

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import trio
 
+from trishake_protocol import escape
+
 from .._addresses import Address
+from .._errors import ChangedIdentity
 from .._known_peers import KnownPeer, KnownPeers
 from ._home import home
 from ._identities import read_peer
@@ -41,6 +44,11 @@ def add(arguments: argparse.Namespace, output: Output) -> ExitCode:
     peer = read_peer(arguments.peer or where)
     try:
         trio.run(known.remember, where, peer)
+    except ChangedIdentity as error:  # nobody has answered: what the library says of that would mislead
+        error.what = (
+            f"{escape(error.name)} is known as {error.expected} ({error.path}, line {error.line}), not as {peer}"
+        )
+        raise
     except ValueError as error:
         raise UsageError(str(error)) from None
     name = Address.parse(where).endpoint if "://" in where else where

@@ -22,9 +22,10 @@ from .._peer import Peer
 from .._qr import qr_code
 from .._tcp import Tcp
 from .._trust import Policy, all_of, any_of, anyone, blocked, only
+from ._dialing import address_of
 from ._identities import open_identity, read_peer
 from ._networks import network_of
-from ._outcomes import ExitCode, UsageError, outcome_of
+from ._outcomes import ExitCode, UsageError, cannot_listen, outcome_of
 from ._output import Output, wrapped
 from ._workers import run_workers
 
@@ -47,6 +48,7 @@ async def _listen(
     others shows the invite.
     """
     trust = _policy(arguments)
+    address_of(arguments.address)
     identity = await open_identity(arguments, output)
     transports = [] if ends is None else [Tcp(reuse_port=True)]
     teller = _Teller(output)
@@ -75,8 +77,8 @@ async def _listen(
 async def _bound(peer: Peer, address: str) -> Listener:
     try:
         return await peer.listen(address)
-    except OSError as error:  # not every one says where
-        raise OSError(error.errno, error.strerror or str(error), error.filename or address) from None
+    except OSError as error:
+        raise cannot_listen(error, address) from None
 
 
 async def _leave_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import logging
@@ -91,8 +92,15 @@ def wrapped(text: str, *, indent: str = "  ") -> str:
 
 
 def _filled(line: str, indent: str) -> str:
-    width = shutil.get_terminal_size().columns
-    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
+    text = line.lstrip(" ")
+    return textwrap.fill(
+        text,
+        shutil.get_terminal_size().columns,
+        break_long_words=False,
+        break_on_hyphens=False,
+        initial_indent=line.removesuffix(text),  # before a word that is too long, textwrap would drop it
+        subsequent_indent=indent,
+    )
 
 
 class LogToStderr(logging.Handler):
@@ -104,11 +112,25 @@ class LogToStderr(logging.Handler):
         print(wrapped(self.format(record)), file=sys.stderr, flush=True)
 
 
+_DRAWN_IN_ASCII: Final = str.maketrans("│╷╵─╌▶◀✓✗…–", "|||-.><vx.-")
+"""What we draw with, each character by one of its width, so that columns stay where they are."""
+
+
 def show_what_cannot_be_encoded() -> None:
-    """So that a terminal or a pipe of another encoding than UTF-8 gets `\\u2500`, and no command fails of it."""
+    """So that a terminal or a pipe of another encoding than UTF-8 gets a picture in ASCII, else `\\u2588`, and no
+    command fails of it.
+    """
+    codecs.register_error("trishake", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="trishake")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    drawn = error.object[error.start : error.end].translate(_DRAWN_IN_ASCII)
+    return drawn.encode("ascii", "backslashreplace"), error.end
 
 
 def run_command(command: Callable[[], ExitCode | None], output: Output) -> ExitCode:

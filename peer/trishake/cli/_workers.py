@@ -16,7 +16,7 @@ import trio
 from .._addresses import Address
 from .._errors import InvalidAddress
 from ._identities import load_identity
-from ._outcomes import ExitCode, UsageError
+from ._outcomes import ExitCode, UsageError, cannot_listen
 from ._output import Output, run_command
 
 Listen = Callable[..., Awaitable[None]]
@@ -48,16 +48,18 @@ def run_workers(arguments: argparse.Namespace, output: Output, listen: Listen) -
 
 def _reserve(address: Address) -> stdlib_socket.socket:
     """A socket that holds the port for all of them, and does not listen itself."""
-    family, kind, protocol, _, where = stdlib_socket.getaddrinfo(
-        address.host, address.port, type=stdlib_socket.SOCK_STREAM
-    )[0]
+    try:
+        found = stdlib_socket.getaddrinfo(address.host, address.port, type=stdlib_socket.SOCK_STREAM)
+    except OSError as error:
+        raise cannot_listen(error, str(address)) from None
+    family, kind, protocol, _, where = found[0]
     reserved = stdlib_socket.socket(family, kind, protocol)
     reserved.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEPORT, 1)
     try:
         reserved.bind(where)
     except OSError as error:
         reserved.close()
-        raise OSError(error.errno, error.strerror, str(address)) from None
+        raise cannot_listen(error, str(address)) from None
     return reserved
 
 
