@@ -23,21 +23,11 @@ from ._steps import Step
 from ._timeline import Timeline, TimelineEntry
 from ._version import VERSION
 
-try:
-    from opentelemetry.context import Context
-    from opentelemetry.metrics import MeterProvider, get_meter
-    from opentelemetry.trace import (
-        Span,
-        SpanKind,
-        StatusCode,
-        TracerProvider,
-        get_tracer,
-        set_span_in_context,
-    )
-except ImportError as error:
-    raise ImportError("for telemetry, OpenTelemetry is needed: pip install 'trishake[telemetry]'") from error
-
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+
     from ._connection import Connection
 
 _Attributes = dict[str, str | int | float | bool]
@@ -53,11 +43,6 @@ _WAITS: Final = {
     (Role.RESPONDER, Step.POLICY): "trishake.policy",
 }
 """The steps in which somebody else is waited for: a name server, the network, the other side, the application."""
-
-_SPANS: Final = {
-    Role.INITIATOR: ("trishake.dial", SpanKind.CLIENT),
-    Role.RESPONDER: ("trishake.accept", SpanKind.SERVER),
-}
 
 _OTHER: Final = "_OTHER"
 """What OpenTelemetry calls a value that is none of those known beforehand."""
@@ -92,16 +77,24 @@ class Telemetry(Observer):
     tracer_provider, meter_provider: where spans and metrics go; OpenTelemetry's global ones, if None. One may
     observe many peers. A dial's span is a child of the span that is current where it was dialed; that of a
     greeting which others began is a root. Metrics have no peer ids, addresses or protocols in their attributes:
-    strangers could make any number of them.
+    strangers could make any number of them. Raises ImportError, which says what to install.
     """
 
     def __init__(
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
     ) -> None:
-        self._tracer = get_tracer("trishake", VERSION, tracer_provider)
+        try:  # here, not above: the name is there for all who say `from trishake import *`
+            from opentelemetry import context, metrics, trace
+        except ImportError as error:
+            raise ImportError(
+                "for telemetry, OpenTelemetry is needed: pip install 'trishake[telemetry]'"
+            ) from error
+        self._trace = trace
+        self._no_context: Final = context.Context()
+        self._tracer = trace.get_tracer("trishake", VERSION, tracer_provider)
         self._under_way: dict[int, _Greeting] = {}
         """By its number. Each is taken out with its end, which an observer always sees."""
-        meter = get_meter("trishake", VERSION, meter_provider)
+        meter = metrics.get_meter("trishake", VERSION, meter_provider)
         self._greetings = meter.create_counter(
             "trishake.greetings", "{greeting}", "Greetings that have ended, by how they did."
         )
@@ -157,7 +150,7 @@ class Telemetry(Observer):
         # As `record_exception` has it, without the stack: where in here it was raised is of no use to anybody.
         said = {"exception.type": f"trishake.{type(error).__qualname__}", "exception.message": text}
         span.add_event("exception", said, greeting.at(timeline.seconds))
-        span.set_status(StatusCode.ERROR, text)
+        span.set_status(self._trace.StatusCode.ERROR, text)
         self._end(timeline.number, timeline, timeline.seconds, timeline.outcome, kind)
 
     def cancelled(self, role: Role, timeline: Timeline) -> None:
@@ -172,14 +165,16 @@ class Telemetry(Observer):
     def _begin(self, number: int, role: Role, address: str | None, seconds: float) -> _Greeting:
         """seconds: how long it has been under way."""
         began = time.time_ns() - round(seconds * 1e9)
-        name, kind = _SPANS[role]
-        # A listener's tasks have the context of whoever called `listen`, to whose span no greeting belongs.
-        parent = Context() if role is Role.RESPONDER else None
+        if role is Role.INITIATOR:
+            name, kind, parent = "trishake.dial", self._trace.SpanKind.CLIENT, None
+        else:
+            # A listener's tasks have the context of whoever called `listen`, to whose span no greeting belongs.
+            name, kind, parent = "trishake.accept", self._trace.SpanKind.SERVER, self._no_context
         attributes: _Attributes = {"trishake.role": role.value, "trishake.number": number}
         if address is not None:
             _add_endpoint(attributes, "server" if role is Role.INITIATOR else "client", address)
         span = self._tracer.start_span(name, parent, kind, attributes, start_time=began)
-        return _Greeting(role, began, span, set_span_in_context(span, parent))
+        return _Greeting(role, began, span, self._trace.set_span_in_context(span, parent))
 
     def _ended_by(self, timeline: Timeline) -> _Greeting:
         """The greeting of this timeline; a new one where its end is the first that is seen of it."""
@@ -203,7 +198,7 @@ class Telemetry(Observer):
             span = self._tracer.start_span(name, greeting.context, attributes=attributes, start_time=began)
             if kind is not None:
                 span.set_attribute("error.type", kind)
-                span.set_status(StatusCode.ERROR, kind)
+                span.set_status(self._trace.StatusCode.ERROR, kind)
             span.end(greeting.at(taken.at))
         elif not (isinstance(taken, TimelineEntry) and taken.failed):  # it was not done: there is no such event
             attributes["trishake.step.seconds"] = taken.seconds

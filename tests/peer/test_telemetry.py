@@ -891,9 +891,9 @@ def test_who_has_not_installed_it_is_told_what_to_install() -> None:
     code = """
 import sys
 sys.modules["opentelemetry"] = None
-import trishake
+from trishake import *
 try:
-    import trishake._telemetry
+    Telemetry()
 except ImportError as error:
     print(error)
 """
