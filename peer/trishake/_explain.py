@@ -14,7 +14,8 @@ from typing import Final
 
 from trishake_protocol import RETRYABLE, AlertCode, PeerId, Role, VerdictCode, code_name, escape
 from trishake_protocol.errors import Reason
-from trishake_protocol.limits import EXPIRY_ALLOWANCE
+from trishake_protocol.greeting import clocks_apart
+from trishake_protocol.limits import EXPIRY_ALLOWANCE, VERSION
 
 from ._steps import NO_NAME_SERVER, NO_SUCH_NAME, STEPS, Cause, Phase, Step
 from ._timeline import Timeline
@@ -372,9 +373,9 @@ def account_of_rejection(
     match reason:
         case AlertCode.UNSUPPORTED_VERSION if versions is not None:
             lowest, highest = versions
-            older = "It" if highest < 1 else "This side"
+            older = "It" if highest < VERSION else "This side"
             theirs = f"version {lowest}" if lowest == highest else f"versions {lowest} to {highest}"
-            return f"it speaks {theirs} of the protocol, and we speak 1", f"{older} is older: update it."
+            return f"it speaks {theirs} of the protocol, and we speak {VERSION}", f"{older} is older: update it."
         case AlertCode.UNSUPPORTED_SUITE if suites is not None:
             return _without_suite(suites, private, network)
         case AlertCode.WRONG_NETWORK:
@@ -437,9 +438,8 @@ def _expired(timeline: Timeline | None) -> tuple[str, str]:
             f"our greeting has expired by its clock{agree}",
             "Our greeting names an end that is past: name a later one.",
         )
-    ahead = "ahead of" if difference > 0 else "behind"
     return (
-        f"our greeting has expired by its clock, which is {abs(difference)} s {ahead} ours",
+        f"our greeting has expired by its clock, which is {clocks_apart(difference)} ours",
         "Set the clocks of both machines right.",
     )
 

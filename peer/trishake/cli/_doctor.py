@@ -19,6 +19,7 @@ import trio
 
 from trishake_protocol import Network, PeerId, Role, code_name, escape
 from trishake_protocol.errors import AlertCode, VerdictCode
+from trishake_protocol.greeting import clocks_apart
 from trishake_protocol.limits import EXPIRY_ALLOWANCE, VERSION
 from trishake_protocol.messages import Alert
 from trishake_protocol.patterns import SUITES
@@ -37,7 +38,7 @@ from .._signer import Signer
 from .._steps import NO_SUCH_NAME, Cause, Phase, Step
 from .._tcp import Tcp
 from .._timeline import Timeline, Trace
-from .._transport import Place, Transport, no_response
+from .._transport import Place, Transport, abandon, no_response
 from .._trust import Acceptance, Decision, Introduction, accept, reject
 from ._findings import SKIPPED, Finding, Report, Status
 from ._identities import open_identity
@@ -219,8 +220,7 @@ class _Examination:
                 said[index] = no_response(Phase.CONNECT, error, trio.current_time() - started)
                 return
             said[index] = trio.current_time() - started
-            with trio.CancelScope(shield=True):  # a forceful close waits for nothing
-                await trio.aclose_forcefully(stream)
+            await abandon(stream)
 
         async with trio.open_nursery() as nursery:
             for index in range(len(self._places)):
@@ -361,9 +361,7 @@ class _Examination:
         if timeline is None or (seconds := timeline.clock_difference) is None:
             return SKIPPED
         # Its greeting has whole seconds, and took a moment to come here.
-        line = (
-            f"{abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} ours" if abs(seconds) > 1 else "as ours"
-        )
+        line = f"{clocks_apart(seconds)} ours" if abs(seconds) > 1 else "as ours"
         facts: dict[str, object] = {"clock_difference": seconds}
         if abs(seconds) > EXPIRY_ALLOWANCE:
             lines = [
