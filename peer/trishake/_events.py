@@ -125,9 +125,8 @@ def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_tr
     lines = _lines
     if lines is not None:
         _write(lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
-    if _log.isEnabledFor(level):
-        extra = {"event": name, "fields": plain}
-        _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
+    extra = {"event": name, "fields": plain}
+    _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
 
 
 def _write(lines: _JsonLines, level: int, name: str, text: str, fields: dict[str, object]) -> None:
@@ -149,4 +148,5 @@ def as_json(value: object) -> object:
 
 
 def _one_line(text: str) -> str:
+    # Most text is, and `escape` looks at each character of it.
     return text if text.isprintable() else escape(text)
