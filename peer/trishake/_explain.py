@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from trishake_protocol import RETRYABLE, AlertCode, PeerId, Role, VerdictCode, code_name, escape
+from trishake_protocol import AlertCode, PeerId, Role, VerdictCode, code_name, escape
 from trishake_protocol.errors import Reason
 from trishake_protocol.greeting import clocks_apart
 from trishake_protocol.limits import EXPIRY_ALLOWANCE, VERSION
@@ -344,7 +344,7 @@ def certainty_of_silence(phase: Phase, cause: Cause, peer: PeerId | None) -> str
             return "Nobody there was asked: this is what this machine's resolver says."
         case _, Cause.REFUSED:
             return "The system there decided so, not a peer; nothing is proved."
-        case Phase.CONNECT, Cause.UNREACHABLE:
+        case _, Cause.UNREACHABLE:
             return "Nobody there was asked: this is what this machine's system says."
         case _, Cause.FOREIGN:
             return "This is a guess from its first bytes; nothing is proved."
@@ -526,7 +526,6 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
     what: what the protocol's core says of it, behind the reason's name.
     """
     what = _brief(what.removeprefix(f"{code_name(reason)}: "))
-    listening = timeline is not None and timeline.role is Role.RESPONDER
     network = "ours" if timeline is None else f"ours, {escape(timeline.network)!r}"
     match reason:
         case AlertCode.UNSUPPORTED_VERSION:
@@ -539,7 +538,7 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
             return what, "Enable a suite here that it offers, or one of ours there."
         case AlertCode.WRONG_NETWORK:
             return f"it dialed in another public network than {network}", "Both sides must name the same network."
-        case AlertCode.HANDSHAKE_FAILED if listening and timeline is not None and timeline.session_id is None:
+        case AlertCode.HANDSHAKE_FAILED if timeline is not None and timeline.role is Role.RESPONDER:
             if timeline.entries[-1].step is Step.SYN_RECEIVED:
                 return (
                     f"its SYN does not open: it has another network key, or another name for the network, than "
@@ -615,7 +614,7 @@ def when_to_retry(why: Cause | Reason, retryable: bool, retry_after: int | None 
     """For whoever dialed. why: the cause of NoResponse, or the reason of the others."""
     if not retryable:
         return "Trying again unchanged will not help."
-    if retry_after and why in RETRYABLE:
+    if retry_after:
         return f"Try again in {retry_after} s."
     return _WHEN.get(why, "Try again later.")
 

@@ -192,6 +192,10 @@ async def test_bytes_have_come_before_they_are_understood(
         Step.IDENTITY_VERIFIED: 1,
         Step.VERDICT: 1,
     }
+    ada, _ = timelines(*await outcomes(await memory_pair(), side(ADA, expect=EVE.id), side(BOB)))
+    assert ada[Step.SYN_ACK_RECEIVED].seconds == pytest.approx(1)
+    assert ada[Step.IDENTITY_VERIFIED].failed
+    assert ada[Step.IDENTITY_VERIFIED].seconds == pytest.approx(1)
 
 
 async def test_the_step_that_failed_has_the_time_that_it_took(autojump_clock: MockClock) -> None:
