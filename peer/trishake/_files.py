@@ -118,12 +118,7 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary = _write_beside(path, data, ".new", 0o600)
     else:
         temporary = _write_beside(path, data, ".new", stat.S_IMODE(old.st_mode), (old.st_uid, old.st_gid))
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink()
-        raise
-    _sync_directory(path.parent)
+    _put_in_place(temporary, path)
 
 
 def append_to_file(path: Path, data: bytes) -> None:
@@ -174,13 +169,7 @@ def publish_file(path: Path, data: bytes) -> None:
                 file.write(data)
             return
         target = path.resolve()
-        temporary = _write_public(target, data)
-        try:
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink()
-            raise
-        _sync_directory(target.parent)
+        _put_in_place(_write_public(target, data), target)
 
 
 @contextmanager
@@ -291,6 +280,15 @@ def _write_beside(
         temporary.unlink()
         raise
     return temporary
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink()
+        raise
+    _sync_directory(path.parent)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -283,4 +283,4 @@ def _add_endpoint(attributes: _Attributes, prefix: str, endpoint: str) -> None:
 
 def _shown(text: str) -> str:
     """Text as it may be shown anywhere, and not too much of it."""
-    return escape(text[:_LONGEST_TEXT])[:_LONGEST_TEXT]
+    return escape(text)[:_LONGEST_TEXT]
