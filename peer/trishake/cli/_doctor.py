@@ -134,7 +134,7 @@ class _Examination:
     ) -> None:
         self._address = address
         self._transport = transport
-        self._carrier = transport if address.scheme == "unix" else Tcp()
+        self._carrier = transport if address.scheme in ("tcp", "unix") else Tcp()
         """What carries the transport: its ports are knocked at by themselves."""
         self._network = network
         self._limits = limits
