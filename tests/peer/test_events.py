@@ -323,6 +323,8 @@ async def test_a_connection_is_logged_with_the_other_end_and_not_with_the_name_t
     for event in ("connection.opened", "connection.closed"):
         (told,) = [record.fields for record in log.of(event) if record.fields["role"] == "initiator"]
         assert told["endpoint"] == f"127.0.0.1:{port}"
+    closed = {record.fields["role"]: record.fields["by_peer"] for record in log.of("connection.closed")}
+    assert closed == {"initiator": False, "responder": True}
 
 
 async def test_the_steps_in_the_log_add_up_to_the_timeline(log: Log) -> None:
@@ -334,6 +336,8 @@ async def test_the_steps_in_the_log_add_up_to_the_timeline(log: Log) -> None:
     assert [(fields["sent"], fields["received"]) for fields in told] == [
         (entry.sent, entry.received) for entry in timeline.entries
     ]
+    assert timeline.greeting_id is not None
+    assert {fields["greeting"] for fields in told} == {timeline.greeting_id.hex()}
     assert [fields["at"] for fields in told] == [step["at"] for step in timeline.as_dict()["steps"]]  # type: ignore[attr-defined]
 
 
@@ -349,6 +353,7 @@ async def test_a_failure_says_what_statistics_count_and_what_the_other_side_was_
         assert eve.statistics().failed == {at_eve["reason"]: 1}
     assert (at_eve["outcome"], at_eve["reason"], at_eve["told"]) == ("rejected", "IDENTITY_UNKNOWN", None)
     assert (at_bob["outcome"], at_bob["reason"]) == ("refused by policy", "IDENTITY_UNKNOWN")
+    assert all(f" (session {at_eve['session']})" in record.getMessage() for record in log.of("greeting.failed"))
     assert at_eve["session"] == at_bob["session"] == caught.value.timeline.session_id.hex()  # type: ignore[union-attr]
 
 
@@ -501,7 +506,9 @@ async def test_for_a_log_that_shows_nothing_neither_text_nor_timeline_is_made(
 
     monkeypatch.setattr(Trace, "timeline", seen)
     monkeypatch.setattr("trishake._observers.log_event", lambda *said, **_: made.append(said))
-    await dial_and_leave()
+    with monkeypatch.context() as without_observers:
+        without_observers.setattr("trishake._observers.Progress", lambda *said: made.append(said))
+        await dial_and_leave()
     assert made == []
     await dial_and_leave(observers=[Observer()])
     assert all(isinstance(each, Trace) for each in made)  # of the one that was cut off, for the observer alone
@@ -714,15 +721,6 @@ def test_a_variable_that_is_empty_names_no_file(variable: Callable[[object], Non
     assert not is_wanted(logging.DEBUG)
 
 
-def in_another_process(program: str, file: object, **options: Any) -> str:
-    """What this program prints that follows TRISHAKE_LOG to this file."""
-    environment = {**ENVIRONMENT, "TRISHAKE_LOG": str(file)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True, **options
-    )
-    return done.stdout
-
-
 def test_what_is_said_while_the_process_ends_is_in_the_file_too(file: Path) -> None:
     program = """
 import atexit, logging
@@ -730,26 +728,8 @@ atexit.register(lambda: log_event(logging.INFO, "unix.left_behind", "the last wo
 from trishake._events import follow_environment, log_event
 follow_environment()
 """
-    in_another_process(program, file)
+    subprocess.run([sys.executable, "-c", program], env={**ENVIRONMENT, "TRISHAKE_LOG": str(file)}, check=True)
     assert [line["text"] for line in lines_of(file)] == ["the last word"]
-
-
-def test_a_terminal_that_is_written_to_does_not_become_that_of_the_process() -> None:
-    program = """
-import os
-from trishake._events import follow_environment
-follow_environment()
-try:
-    os.close(os.open("/dev/tty", os.O_RDWR))
-except OSError:
-    print("none")
-"""
-    ours, theirs = os.openpty()
-    try:
-        assert in_another_process(program, os.ttyname(theirs), start_new_session=True) == "none\n"
-    finally:
-        os.close(ours)
-        os.close(theirs)
 
 
 def test_two_processes_write_to_one_file_without_mixing_lines(file: Path) -> None:

@@ -372,5 +372,7 @@ async def test_the_table_has_a_line_a_step_within_80_columns_and_says_how_it_end
         head, *lines, last = str(timeline).splitlines()
         assert head.split() == ["step", "ms", "sent", "received"]
         assert all(line.startswith(entry.step.label) for line, entry in zip(lines, timeline.entries, strict=True))
+        for line, entry in zip(lines, timeline.entries, strict=True):
+            assert line[29:47].split() == [str(size) for size in (entry.sent, entry.received) if size]
         assert max(map(len, str(timeline).splitlines())) <= 80
         assert last.startswith(f"{timeline.outcome}: POLICY, after ")
