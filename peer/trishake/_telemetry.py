@@ -127,11 +127,7 @@ class Telemetry(Observer):
     # --- greetings --------------------------------------------------------------------------------------
 
     def progress(self, progress: Progress) -> None:
-        greeting = self._under_way.get(progress.greeting)
-        if greeting is None:
-            greeting = self._under_way[progress.greeting] = self._begin(
-                progress.greeting, progress.role, progress.address, progress.at
-            )
+        greeting = self._greeting(progress.greeting, progress.role, progress.address, progress.at)
         self._take_step(greeting, progress)
         if progress.step is Step.VERDICT:
             self._end(progress.greeting, progress, progress.at, "accepted")
@@ -169,8 +165,13 @@ class Telemetry(Observer):
         # Not an error: it is how a dial ends that another address has won.
         self._end(timeline.number, timeline, timeline.seconds, timeline.outcome)
 
-    def _begin(self, number: int, role: Role, address: str | None, seconds: float) -> _Greeting:
-        """seconds: how long it has been under way."""
+    def _greeting(self, number: int, role: Role, address: str | None, seconds: float) -> _Greeting:
+        """The one of this number; a new one where nothing has been seen of it yet.
+
+        seconds: how long it has been under way.
+        """
+        if number in self._under_way:
+            return self._under_way[number]
         began = time.time_ns() - round(seconds * 1e9)
         name, kind = _SPANS[role]
         # A listener's tasks have the context of whoever called `listen`, to whose span no greeting belongs.
@@ -179,14 +180,11 @@ class Telemetry(Observer):
         if address is not None:
             _add_endpoint(attributes, "server" if role is Role.INITIATOR else "client", address)
         span = self._tracer.start_span(name, parent, kind, attributes, start_time=began)
-        return _Greeting(role, began, span, set_span_in_context(span, parent))
+        self._under_way[number] = _Greeting(role, began, span, set_span_in_context(span, parent))
+        return self._under_way[number]
 
     def _ended_by(self, timeline: Timeline) -> _Greeting:
-        """The greeting of this timeline; a new one where its end is the first that is seen of it."""
-        number = timeline.number
-        if number not in self._under_way:
-            self._under_way[number] = self._begin(number, timeline.role, timeline.address, timeline.seconds)
-        return self._under_way[number]
+        return self._greeting(timeline.number, timeline.role, timeline.address, timeline.seconds)
 
     def _take_step(self, greeting: _Greeting, taken: Progress | TimelineEntry, kind: str | None = None) -> None:
         """kind: what the greeting failed of in this step."""

@@ -13,6 +13,7 @@ import stat
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import trio
@@ -214,8 +215,7 @@ class _Examination:
         async def knock(index: int) -> None:
             started = trio.current_time()
             try:
-                with trio.fail_after(self._limits.connect):
-                    stream = await self._carrier.connect(self._address, self._places[index], self._nursery)
+                stream = await self._knock(self._places[index])
             except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
                 said[index] = no_response(Phase.CONNECT, error, trio.current_time() - started)
                 return
@@ -282,7 +282,9 @@ class _Examination:
         """The transport's own handshake failed: whose port is it?"""
         foreign = None
         if self._carrier is not self._transport and error.protocol is None:
-            foreign = await recognize(self._knock, self._address.host or None, self._network.tag, self._patience)
+            foreign = await recognize(
+                partial(self._knock, self._place), self._address.host or None, self._network.tag, self._patience
+            )
         if foreign is None or (foreign.protocol == "TLS" and self._address.scheme in ("tls", "wss")):
             return self._no_response(error)
         return self._foreign(error.phase, foreign)
@@ -416,10 +418,10 @@ class _Examination:
         with trio.fail_after(self._limits.connect):
             return await self._transport.connect(self._address, self._place, self._nursery)
 
-    async def _knock(self) -> trio.abc.Stream:
-        """The same without them."""
+    async def _knock(self, place: Place) -> trio.abc.Stream:
+        """To this one, without them."""
         with trio.fail_after(self._limits.connect):
-            return await self._carrier.connect(self._address, self._place, self._nursery)
+            return await self._carrier.connect(self._address, place, self._nursery)
 
     def _dial_soon(self) -> None:
         if not self._dialing:
