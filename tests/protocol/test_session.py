@@ -756,6 +756,25 @@ def test_what_was_told_is_what_was_sent(network: Network) -> None:
     assert [type_ for type_, _ in sent] == ([] if network.quiet else [FrameType.ALERT])
 
 
+@pytest.mark.parametrize(
+    ("code", "heard", "told"),
+    [
+        (AlertCode.BUSY, b"", AlertCode.BUSY),
+        (AlertCode.TIMEOUT, b"", None),
+        (AlertCode.TIMEOUT, b"\xf0\x9f\xa4", None),
+        (AlertCode.TIMEOUT, b"\xf0\x9f\xa4\x9d", AlertCode.TIMEOUT),
+    ],
+)
+def test_nothing_was_told_to_who_has_not_said_the_magic(
+    code: AlertCode, heard: bytes, told: AlertCode | None
+) -> None:
+    end = End(Session.responder(Identity.generate(), Profile(Network("home")), now=NOW))
+    end.read(heard)
+    end.session.refuse(code)
+    assert end.session.told is told
+    assert bool(end.write()) == (told is not None)
+
+
 FLIGHT_HOME = flight_to(Network("home"))
 SYN_BODY = 19 + 2 * 2 + 3
 """Where it begins: behind the preface, with its two offers, and the header of a frame."""
