@@ -239,11 +239,11 @@ def _implied(timeline: Timeline) -> list[_Event]:
     for event in _seen(timeline):
         if not event.failed or event.receives is None:
             continue
-        before = event.rank - 0.5
         if (role, event.receives, event.partial) == (Role.RESPONDER, "VERDICT", False):
-            events.append(_Event(role, Step.ACK_RECEIVED.label, None, before, receives="ACK"))
+            events.append(_Event(role, Step.ACK_RECEIVED.label, None, event.rank, receives="ACK"))
         label = "bytes sent" if event.partial else f"{event.receives} sent"
-        sent = _Event(role, label, None, before, sends=event.receives, reason=event.reason, partial=event.partial)
+        sent = _Event(role, label, None, event.rank)
+        sent.sends, sent.reason, sent.partial = event.receives, event.reason, event.partial
         events.append(sent)
     return events
 

@@ -9,13 +9,7 @@ from trishake_protocol import PeerId, Role
 
 from ._addresses import Address
 from ._connection import Connection
-from ._errors import (
-    DialError,
-    InvalidAddress,
-    NoResponse,
-    Refused,
-    Rejected,
-)
+from ._errors import DialError, InvalidAddress, NoResponse, Refused, Rejected
 from ._steps import Phase
 from ._transport import race
 

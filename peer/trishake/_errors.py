@@ -280,6 +280,8 @@ class Refused(DialError):
     """
 
     _lead = "refused by us: "
+    _identified = False
+    """Whether the other side had proved who it is."""
 
     def __init__(self, reason: Reason, what: str, advice: str) -> None:
         super().__init__(reason, what, advice)
@@ -299,7 +301,7 @@ class Refused(DialError):
         return self.what, self.advice
 
     def _decided(self) -> str:
-        if self.reason is VerdictCode.SHUTTING_DOWN:  # in the middle of a policy
+        if self._identified or self.reason is VerdictCode.SHUTTING_DOWN:  # the latter: in the middle of a policy
             return f"We decided so, and it is certain who is there: {self.peer} has proved it."
         return "We decided so; who is there is not proved."
 
@@ -316,6 +318,7 @@ class WrongIdentity(Refused):
     """Somebody answered at that address, and it is not the peer who was dialed. Nothing named us to him."""
 
     outcome = "wrong identity"
+    _identified = True
 
     def __init__(self, expected: PeerId, actual: PeerId) -> None:
         super().__init__(
@@ -327,9 +330,6 @@ class WrongIdentity(Refused):
         self.expected = expected
         self.actual = actual
         self.peer = actual
-
-    def _decided(self) -> str:
-        return f"We decided so, and it is certain who is there: {self.peer} has proved it."
 
     def _facts(self) -> dict[str, object]:
         return {"expected": str(self.expected), "actual": str(self.actual)}
@@ -363,6 +363,7 @@ class Untrusted(Refused):
     """
 
     outcome = "refused by policy"
+    _identified = True
 
     def __init__(self, peer: PeerId, verdict: Rejection) -> None:
         super().__init__(verdict.reason, *self._account_of(peer, verdict, None))
@@ -380,9 +381,6 @@ class Untrusted(Refused):
         if self._trace is None or self.peer is None:
             return self.what, self.advice
         return self._account_of(self.peer, self.verdict, self._trace.role)
-
-    def _decided(self) -> str:
-        return f"We decided so, and it is certain who is there: {self.peer} has proved it."
 
 
 class SigningFailed(Refused):

@@ -126,15 +126,14 @@ def _say(level: int, name: str, text: str, fields: dict[str, object], *, with_tr
     lines = _lines
     if lines is not None:
         _write(lines, level, name, text, plain | ({"traceback": format_exc()} if with_traceback else {}))
-    if _log.isEnabledFor(level):
-        extra = {"event": name, "fields": plain}
-        # Its handlers are the application's, and a stranger's first byte makes them run: no peer falls with them.
-        try:
-            _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
-        except Exception:  # noqa: BLE001
-            if logging.raiseExceptions:  # told as `logging` itself tells what goes wrong in a handler
-                with suppress(OSError, ValueError):  # stderr may be what fails
-                    print_exc()
+    extra = {"event": name, "fields": plain}
+    # Its handlers are the application's, and a stranger's first byte makes them run: no peer falls with them.
+    try:
+        _log.log(level, text, exc_info=with_traceback, stacklevel=3, extra=extra)
+    except Exception:  # noqa: BLE001
+        if logging.raiseExceptions:  # told as `logging` itself tells what goes wrong in a handler
+            with suppress(OSError, ValueError):  # stderr may be what fails
+                print_exc()
 
 
 def _write(lines: _JsonLines, level: int, name: str, text: str, fields: dict[str, object]) -> None:
@@ -156,4 +155,5 @@ def as_json(value: object) -> object:
 
 
 def _one_line(text: str) -> str:
+    # Most text is, and `escape` looks at each character of it.
     return text if text.isprintable() else escape(text)

@@ -12,9 +12,10 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from trishake_protocol import RETRYABLE, AlertCode, PeerId, Role, VerdictCode, code_name, escape
+from trishake_protocol import AlertCode, PeerId, Role, VerdictCode, code_name, escape
 from trishake_protocol.errors import Reason
-from trishake_protocol.limits import EXPIRY_ALLOWANCE
+from trishake_protocol.greeting import clocks_apart
+from trishake_protocol.limits import EXPIRY_ALLOWANCE, VERSION
 
 from ._steps import (
     NO_NAME_SERVER,
@@ -373,7 +374,7 @@ def certainty_of_silence(phase: Phase, cause: Cause, peer: PeerId | None) -> str
             return "Nobody there was asked: this is what this machine's resolver says."
         case _, Cause.REFUSED:
             return "The system there decided so, not a peer; nothing is proved."
-        case Phase.CONNECT, Cause.UNREACHABLE:
+        case _, Cause.UNREACHABLE:
             return "Nobody there was asked: this is what this machine's system says."
         case _, Cause.FOREIGN:
             return "This is a guess from its first bytes; nothing is proved."
@@ -404,9 +405,9 @@ def account_of_rejection(
     match reason:
         case AlertCode.UNSUPPORTED_VERSION if versions is not None:
             lowest, highest = versions
-            older = "It" if highest < 1 else "This side"
+            older = "It" if highest < VERSION else "This side"
             theirs = f"version {lowest}" if lowest == highest else f"versions {lowest} to {highest}"
-            return f"it speaks {theirs} of the protocol, and we speak 1", f"{older} is older: update it."
+            return f"it speaks {theirs} of the protocol, and we speak {VERSION}", f"{older} is older: update it."
         case AlertCode.UNSUPPORTED_SUITE if suites is not None:
             return _without_suite(suites, private, network)
         case AlertCode.WRONG_NETWORK:
@@ -469,9 +470,8 @@ def _expired(timeline: Timeline | None) -> tuple[str, str]:
             f"our greeting has expired by its clock{agree}",
             "Our greeting names an end that is past: name a later one.",
         )
-    ahead = "ahead of" if difference > 0 else "behind"
     return (
-        f"our greeting has expired by its clock, which is {abs(difference)} s {ahead} ours",
+        f"our greeting has expired by its clock, which is {clocks_apart(difference)} ours",
         "Set the clocks of both machines right.",
     )
 
@@ -558,7 +558,6 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
     what: what the protocol's core says of it, behind the reason's name.
     """
     what = _brief(what.removeprefix(f"{code_name(reason)}: "))
-    listening = timeline is not None and timeline.role is Role.RESPONDER
     network = "ours" if timeline is None else f"ours, {escape(timeline.network)!r}"
     match reason:
         case AlertCode.UNSUPPORTED_VERSION if what.startswith(f"version {VERSION_NOBODY_SPEAKS} "):
@@ -575,7 +574,7 @@ def account_of_breach(reason: Reason, what: str, timeline: Timeline | None) -> t
             return what, "Enable a suite here that it offers, or one of ours there."
         case AlertCode.WRONG_NETWORK:
             return f"it dialed in another public network than {network}", "Both sides must name the same network."
-        case AlertCode.HANDSHAKE_FAILED if listening and timeline is not None and timeline.session_id is None:
+        case AlertCode.HANDSHAKE_FAILED if timeline is not None and timeline.role is Role.RESPONDER:
             if timeline.entries[-1].step is Step.SYN_RECEIVED:
                 return (
                     f"its SYN does not open: it has another network key, or another name for the network, than "
@@ -652,7 +651,7 @@ def when_to_retry(why: Cause | Reason, retryable: bool, retry_after: int | None 
     """For whoever dialed. why: the cause of NoResponse, or the reason of the others."""
     if not retryable:
         return "Trying again unchanged will not help."
-    if retry_after and why in RETRYABLE:
+    if retry_after:
         return f"Try again in {retry_after} s."
     return _WHEN.get(why, "Try again later.")
 

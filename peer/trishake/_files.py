@@ -94,7 +94,7 @@ def create_file(path: Path, data: bytes) -> None:
 
     Raises FileExistsError if something is there already.
     """
-    temporary = _write_beside(path, data, f".{os.urandom(4).hex()}.new", 0o600)
+    temporary = _write_beside(path, data, _unique_suffix(), 0o600)
     try:
         os.link(temporary, path)  # unlike a rename, it fails where something is
     except FileExistsError:
@@ -118,12 +118,7 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary = _write_beside(path, data, ".new", 0o600)
     else:
         temporary = _write_beside(path, data, ".new", stat.S_IMODE(old.st_mode), (old.st_uid, old.st_gid))
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink()
-        raise
-    _sync_directory(path.parent)
+    _put_in_place(temporary, path)
 
 
 def append_to_file(path: Path, data: bytes) -> None:
@@ -152,7 +147,9 @@ def check_publishable(path: Path) -> None:
     """Whether `publish_file` can write there, as far as that can be known before. Raises BadFile."""
     with _unwritable(path):
         if _is_special(path):
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            # Not opened: whoever reads a pipe would take its being closed again for the end.
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         else:
             _write_public(path.resolve(), b"").unlink()
 
@@ -160,20 +157,19 @@ def check_publishable(path: Path) -> None:
 def publish_file(path: Path, data: bytes) -> None:
     """Write what is no secret, in the place of what is there: all of it or nothing, as readable as the umask says.
 
-    A symbolic link is followed; a pipe or a device is written to. Raises BadFile.
+    A symbolic link is followed; a pipe or a device is written to.
+    Raises BadFile, also for a pipe that nobody reads.
     """
     with _unwritable(path):
         if _is_special(path):
-            path.write_bytes(data)
+            # Without O_NONBLOCK, to open a pipe would wait for who reads it.
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "wb") as file:
+                os.set_blocking(descriptor, True)
+                file.write(data)
             return
         target = path.resolve()
-        temporary = _write_public(target, data)
-        try:
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink()
-            raise
-        _sync_directory(target.parent)
+        _put_in_place(_write_public(target, data), target)
 
 
 @contextmanager
@@ -199,19 +195,11 @@ def _is_special(path: Path) -> bool:
 
 def _write_public(path: Path, data: bytes) -> Path:
     """Written beside it, under a name of nobody else's, with the rights of the one that is there."""
-    temporary = _beside(path, f".{os.urandom(4).hex()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            with suppress(FileNotFoundError):
-                os.fchmod(descriptor, stat.S_IMODE(os.stat(path).st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        temporary.unlink()
-        raise
-    return temporary
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        mode = None
+    return _write_beside(path, data, _unique_suffix(), mode)
 
 
 def make_directory(path: Path) -> None:
@@ -266,12 +254,19 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _write_beside(path: Path, data: bytes, suffix: str, mode: int, owner: tuple[int, int] | None = None) -> Path:
+def _unique_suffix() -> str:
+    return f".{os.urandom(4).hex()}.new"
+
+
+def _write_beside(
+    path: Path, data: bytes, suffix: str, mode: int | None, owner: tuple[int, int] | None = None
+) -> Path:
+    """mode: its rights; those that the umask leaves, if None."""
     temporary = _beside(path, suffix)
     try:
         with suppress(FileNotFoundError):
             temporary.unlink()  # of one who was killed at this
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     except OSError as error:  # it names a file that nobody has heard of
         raise OSError(error.errno, error.strerror, str(path)) from None
     try:
@@ -279,7 +274,8 @@ def _write_beside(path: Path, data: bytes, suffix: str, mode: int, owner: tuple[
             if owner is not None:
                 with suppress(OSError):  # only root gives files away: what root mends stays its owner's
                     os.fchown(descriptor, *owner)
-            os.fchmod(descriptor, mode)
+            if mode is not None:
+                os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
             os.fsync(descriptor)
@@ -287,6 +283,15 @@ def _write_beside(path: Path, data: bytes, suffix: str, mode: int, owner: tuple[
         temporary.unlink()
         raise
     return temporary
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink()
+        raise
+    _sync_directory(path.parent)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -186,7 +186,7 @@ async def _no_objection(_: Introduction) -> Rejection | None:
 class Greeter:
     """Drives one greeting on one wire: what both roles share.
 
-    trace: what it has gone through, from the connecting on. dialed: who was to answer, if that is known.
+    trace: what it has gone through, from the connecting on; its peer: who was dialed, if that is known.
     """
 
     def __init__(
@@ -198,7 +198,6 @@ class Greeter:
         trust: Policy,
         limits: Limits,
         trace: Trace,
-        dialed: PeerId | None = None,
     ) -> None:
         self.session = session
         self.wire = wire
@@ -207,8 +206,6 @@ class Greeter:
         self.limits = limits
         self.trace = trace
         trace.endpoint = wire.address
-        trace.peer = dialed
-        self.dialed = dialed
         self.objection: Callable[[Introduction], Awaitable[Rejection | None]] = _no_objection
         """What else may stand against a peer that the policy takes (section 7, step 10); asked last."""
         self.behind_ack: Callable[[], None] | None = None

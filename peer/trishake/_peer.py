@@ -445,7 +445,7 @@ class Peer:
         session = Session.initiator(
             self._identity, self._profile, now=unix_time(), expected=address.peer, key_log=self._key_log
         )
-        greeter = self._greeter(session, Wire.over(stream), trust or self._trust, trace, address.peer)
+        greeter = self._greeter(session, Wire.over(stream), trust or self._trust, trace)
         with self._registry.dialing(greeter) as dial:
             greeter.objection = partial(self._object_to_responder, dial)
             if opening is not None:
@@ -582,9 +582,7 @@ class Peer:
         finally:
             self._turning_away -= 1
 
-    def _greeter(
-        self, session: Session, wire: Wire, trust: Policy, trace: Trace, dialed: PeerId | None = None
-    ) -> Greeter:
+    def _greeter(self, session: Session, wire: Wire, trust: Policy, trace: Trace) -> Greeter:
         return Greeter(
             session,
             wire,
@@ -592,7 +590,6 @@ class Peer:
             trust=trust,
             limits=self._limits,
             trace=trace,
-            dialed=dialed,
         )
 
     def _trace(self, role: Role, address: str | None) -> Trace:

@@ -22,6 +22,7 @@ from trishake_protocol.messages import Alert, FrameType, Preface
 
 from ._errors import NoResponse
 from ._steps import SUITE_NOBODY_HAS, VERSION_NOBODY_SPEAKS, Cause
+from ._transport import abandon
 
 _MOST: Final = 4096
 """Bytes of an answer that are kept; then nothing more is read."""
@@ -82,8 +83,7 @@ async def hear(connect: Connect, opening: bytes, seconds: float, told_enough: Ca
     except trio.BrokenResourceError:
         return Answer(heard, Cause.RESET)
     finally:
-        with trio.CancelScope(shield=True):  # a forceful close waits for nothing
-            await trio.aclose_forcefully(stream)
+        await abandon(stream)
     return Answer(heard, Cause.TIMEOUT)
 
 

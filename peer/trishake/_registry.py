@@ -39,8 +39,7 @@ class Dial:
     @property
     def target(self) -> PeerId | None:
         """To whom it goes: who was dialed, or has answered; None while nobody knows."""
-        greeter = self.greeter
-        return greeter.identified.peer if greeter.identified else greeter.dialed
+        return self.greeter.trace.peer
 
     def overtake(self, connection: Connection) -> None:
         """End it, in favour of this connection with the same peer."""

@@ -120,11 +120,7 @@ class Telemetry(Observer):
     # --- greetings --------------------------------------------------------------------------------------
 
     def progress(self, progress: Progress) -> None:
-        greeting = self._under_way.get(progress.greeting)
-        if greeting is None:
-            greeting = self._under_way[progress.greeting] = self._begin(
-                progress.greeting, progress.role, progress.address, progress.at
-            )
+        greeting = self._greeting(progress.greeting, progress.role, progress.address, progress.at)
         self._take_step(greeting, progress)
         if progress.step is Step.VERDICT:
             self._end(progress.greeting, progress, progress.at, "accepted")
@@ -162,8 +158,13 @@ class Telemetry(Observer):
         # Not an error: it is how a dial ends that another address has won.
         self._end(timeline.number, timeline, timeline.seconds, timeline.outcome)
 
-    def _begin(self, number: int, role: Role, address: str | None, seconds: float) -> _Greeting:
-        """seconds: how long it has been under way."""
+    def _greeting(self, number: int, role: Role, address: str | None, seconds: float) -> _Greeting:
+        """The one of this number; a new one where nothing has been seen of it yet.
+
+        seconds: how long it has been under way.
+        """
+        if number in self._under_way:
+            return self._under_way[number]
         began = time.time_ns() - round(seconds * 1e9)
         if role is Role.INITIATOR:
             name, kind, parent = "trishake.dial", self._trace.SpanKind.CLIENT, None
@@ -174,14 +175,11 @@ class Telemetry(Observer):
         if address is not None:
             _add_endpoint(attributes, "server" if role is Role.INITIATOR else "client", address)
         span = self._tracer.start_span(name, parent, kind, attributes, start_time=began)
-        return _Greeting(role, began, span, self._trace.set_span_in_context(span, parent))
+        self._under_way[number] = _Greeting(role, began, span, self._trace.set_span_in_context(span, parent))
+        return self._under_way[number]
 
     def _ended_by(self, timeline: Timeline) -> _Greeting:
-        """The greeting of this timeline; a new one where its end is the first that is seen of it."""
-        number = timeline.number
-        if number not in self._under_way:
-            self._under_way[number] = self._begin(number, timeline.role, timeline.address, timeline.seconds)
-        return self._under_way[number]
+        return self._greeting(timeline.number, timeline.role, timeline.address, timeline.seconds)
 
     def _take_step(self, greeting: _Greeting, taken: Progress | TimelineEntry, kind: str | None = None) -> None:
         """kind: what the greeting failed of in this step."""
@@ -278,4 +276,4 @@ def _add_endpoint(attributes: _Attributes, prefix: str, endpoint: str) -> None:
 
 def _shown(text: str) -> str:
     """Text as it may be shown anywhere, and not too much of it."""
-    return escape(text[:_LONGEST_TEXT])[:_LONGEST_TEXT]
+    return escape(text)[:_LONGEST_TEXT]

@@ -1,6 +1,6 @@
 """Timeline: the steps that one greeting took on our side, each with its duration and sizes.
 
-Trace       written while the greeting goes on: four numbers a step
+Trace       written while the greeting goes on: three numbers a step
 Timeline    what is read of it once somebody looks; every connection and every DialError has one
 """
 

@@ -13,9 +13,7 @@ from typing import Final, TypeAlias
 import trio
 
 from ._addresses import Address
-from ._errors import (
-    NoResponse,
-)
+from ._errors import NoResponse
 from ._steps import Cause, Phase
 from ._tcp import Tcp
 from ._transport import Bound, Place, Transport, begins_handshake

@@ -190,7 +190,7 @@ async def _race(
                 trace.places[transport.endpoint_of(address, places[index])] = _told(error)
             return False
         if winner:  # two in one tick
-            await _abandon(stream)
+            await abandon(stream)
         else:
             winner.append(stream)
         return True
@@ -199,7 +199,7 @@ async def _race(
         await race(len(places), attempt)
     except BaseException:
         for stream in winner:  # connected, and cancelled before anyone had it
-            await _abandon(stream)
+            await abandon(stream)
         raise
     if winner:
         return winner[0]
@@ -228,7 +228,8 @@ async def race(count: int, attempt: Callable[[int], Awaitable[bool]]) -> None:
                     await failed[index].wait()
 
 
-async def _abandon(stream: trio.abc.Stream) -> None:
+async def abandon(stream: trio.abc.Stream) -> None:
+    """Close it at once, also where the task is cancelled."""
     with trio.CancelScope(shield=True):  # a forceful close waits for nothing
         await trio.aclose_forcefully(stream)
 

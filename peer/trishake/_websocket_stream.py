@@ -26,9 +26,7 @@ from wsproto.utilities import ProtocolError
 from trishake_protocol import escape, foreign_protocol
 
 from ._addresses import Address, format_endpoint
-from ._errors import (
-    NoResponse,
-)
+from ._errors import NoResponse
 from ._steps import Cause, Phase
 from ._transport import OneCaller
 

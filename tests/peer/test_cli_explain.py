@@ -155,12 +155,23 @@ async def test_what_is_no_file_is_written_to_and_stays(ada: User) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-async def test_a_pipe_that_nobody_reads_is_told_at_once(ada: User) -> None:
+async def test_who_waits_at_a_pipe_for_the_picture_gets_it_whole(ada: User) -> None:
+    """As `cat` does: it opens the pipe once, and is gone at the first end."""
+    pipe = ada.directory / "pipe"
+    os.mkfifo(pipe)
+    with closed_port() as address:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.run, "dial", "--svg", pipe, address)
+            read = await trio.run_process(["cat", pipe], capture_stdout=True)
+    assert ET.fromstring(read.stdout).get("role") == "img"
+
+
+async def test_a_pipe_that_nobody_reads_holds_nobody_up(ada: User) -> None:
     pipe = ada.directory / "pipe"
     os.mkfifo(pipe)
     with closed_port() as address:
         done = await ada.run("dial", "--svg", pipe, address)
-    assert done.code == ExitCode.FAILED
+    assert done.code == ExitCode.NO_RESPONSE
     assert "it cannot be written" in in_words(done.err)
 
 

@@ -245,6 +245,7 @@ def test_clocks_that_differ_are_seen_and_set_right() -> None:
     assert received == 5.5  # it may be 2 to 5 ms behind what its clock says, less the 3600 s
     assert "moved by -3599996.5 ms" in " ".join(picture.split())
     assert "clocks" not in ada.picture(80, other=replace(bob, began=1e9 + 0.003))
+    assert "The two clocks differ" in ada.picture(80, other=replace(bob, began=1e9 - 0.005))
 
 
 def test_times_begin_with_whoever_began_first() -> None:
@@ -320,6 +321,37 @@ def test_steps_that_never_came_are_not_drawn() -> None:
 )
 def test_what_ends_a_greeting_is_an_arrow_of_its_own_name(ours: Timeline, arrow: str) -> None:
     assert re.search(arrow, ours.picture(100))
+
+
+def test_who_rejects_by_a_verdict_has_had_the_ack() -> None:
+    rows = rows_of(timeline(Role.INITIATOR, 7, "rejected", "POLICY").picture(100))
+    assert row_with(rows, "5 ACK sent") < row_with(rows, "│ ACK received") < row_with(rows, "│ VERDICT sent")
+    by_alert = rows_of(timeline(Role.INITIATOR, 7, "rejected", "BUSY").picture(100))
+    assert not any("│ ACK received" in row for row in by_alert)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_what_failed_behind_the_last_step_has_a_row_of_its_own(role: Role) -> None:
+    rows = rows_of(timeline(role, len(STEPS[role]), "refused by policy", "GOING_AWAY").picture(100))
+    assert len([row for row in rows if "✗" in row]) == 1
+    assert row_with(rows, "✗ refused by policy") > 0
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        timeline(Role.RESPONDER, 5, "refused by policy", "POLICY", told="POLICY"),
+        timeline(Role.INITIATOR, 5, "refused by policy", "POLICY", told="ABORTED"),
+        timeline(Role.INITIATOR, 7, "rejected", "POLICY"),
+    ],
+)
+def test_the_arrow_that_ends_a_greeting_stands_out_from_the_others(ours: Timeline) -> None:
+    arrows = [
+        style
+        for line in ET.fromstring(ours.svg()).iter(f"{SVG}line")
+        if "arrow" in (style := line.get("class", ""))
+    ]
+    assert [("failed" in style) for style in arrows] == [False] * (len(arrows) - 1) + [True]
 
 
 def test_an_alert_that_both_sides_know_of_is_one_arrow() -> None:

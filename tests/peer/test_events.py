@@ -43,6 +43,7 @@ from trishake import (
     Step,
     Stream,
     StreamReset,
+    Timeline,
     UnknownProtocol,
     only,
     reject,
@@ -52,6 +53,7 @@ from trishake._authorized_keys import AuthorizedKeys
 from trishake._errors import BadFile, ChangedIdentity, RequestFailed, StreamRefused
 from trishake._events import EVENTS, as_json, follow_environment, is_wanted, log_event, log_failure
 from trishake._known_peers import KnownPeers
+from trishake._timeline import Trace
 from trishake._unix import Unix
 
 from .conftest import (
@@ -60,6 +62,7 @@ from .conftest import (
     BOB,
     EVE,
     ByHand,
+    Ends,
     Watch,
     arrival,
     closed_port,
@@ -311,6 +314,18 @@ async def test_an_accepted_greeting_is_one_line_of_info_on_each_side(log: Log) -
     }
     assert by_role["initiator"]["greeting"] == by_role["responder"]["greeting"]
     assert by_role["initiator"]["number"] == ada.timeline.number
+    assert all(": accepted, after " in record.getMessage() for record in told)
+
+
+async def test_a_connection_is_logged_with_the_other_end_and_not_with_the_name_that_was_dialed(log: Log) -> None:
+    async with Peer(BOB) as bob, Peer(ADA) as ada:
+        port = (await bob.listen(ANYWHERE)).addresses[0].port
+        await (await ada.dial(f"tcp://{BOB.id}@localhost:{port}")).aclose()
+    for event in ("connection.opened", "connection.closed"):
+        (told,) = [record.fields for record in log.of(event) if record.fields["role"] == "initiator"]
+        assert told["endpoint"] == f"127.0.0.1:{port}"
+    closed = {record.fields["role"]: record.fields["by_peer"] for record in log.of("connection.closed")}
+    assert closed == {"initiator": False, "responder": True}
 
 
 async def test_the_steps_in_the_log_add_up_to_the_timeline(log: Log) -> None:
@@ -322,6 +337,8 @@ async def test_the_steps_in_the_log_add_up_to_the_timeline(log: Log) -> None:
     assert [(fields["sent"], fields["received"]) for fields in told] == [
         (entry.sent, entry.received) for entry in timeline.entries
     ]
+    assert timeline.greeting_id is not None
+    assert {fields["greeting"] for fields in told} == {timeline.greeting_id.hex()}
     assert [fields["at"] for fields in told] == [step["at"] for step in timeline.as_dict()["steps"]]  # type: ignore[attr-defined]
 
 
@@ -337,6 +354,7 @@ async def test_a_failure_says_what_statistics_count_and_what_the_other_side_was_
         assert eve.statistics().failed == {at_eve["reason"]: 1}
     assert (at_eve["outcome"], at_eve["reason"], at_eve["told"]) == ("rejected", "IDENTITY_UNKNOWN", None)
     assert (at_bob["outcome"], at_bob["reason"]) == ("refused by policy", "IDENTITY_UNKNOWN")
+    assert all(f" (session {at_eve['session']})" in record.getMessage() for record in log.of("greeting.failed"))
     assert at_eve["session"] == at_bob["session"] == caught.value.timeline.session_id.hex()  # type: ignore[union-attr]
 
 
@@ -439,6 +457,63 @@ def test_what_nobody_reads_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         monkeypatch.undo()
         logging.getLogger("trishake").manager._clear_cache()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The log as it is where nobody has asked for more: warnings only."""
+    logger = logging.getLogger("trishake")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    yield
+    logger.setLevel(before)
+
+
+async def dial_and_leave(**options: Any) -> None:
+    """One greeting that is accepted, one that is refused, and one that is cut off."""
+    async with (
+        peer(BOB, trust=only(ADA.id), **options) as bob,
+        peer(ADA, **options) as ada,
+        peer(EVE, **options) as eve,
+    ):
+        invite = (await bob.listen(MEM)).invite
+        await (await ada.dial(invite)).aclose()
+        with pytest.raises(Rejected):
+            await eve.dial(invite)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ada.dial(invite)
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_observers_are_told_whatever_the_log_shows() -> None:
+    ends = Ends()
+    await dial_and_leave(observers=[ends])
+    assert {Step.SYN_SENT, Step.SYN_RECEIVED, Step.VERDICT} <= set(ends.steps)
+    assert [timeline.outcome for timeline in ends.cut_off] == ["cancelled"]
+    assert not ends.under_way
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_for_a_log_that_shows_nothing_neither_text_nor_timeline_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[object] = []
+    make = Trace.timeline
+
+    def seen(self: Trace, *arguments: Any, **options: Any) -> Timeline:
+        made.append(self)
+        return make(self, *arguments, **options)
+
+    monkeypatch.setattr(Trace, "timeline", seen)
+    monkeypatch.setattr("trishake._observers.log_event", lambda *said, **_: made.append(said))
+    with monkeypatch.context() as without_observers:
+        without_observers.setattr("trishake._observers.Progress", lambda *said: made.append(said))
+        await dial_and_leave()
+    assert made == []
+    await dial_and_leave(observers=[Observer()])
+    assert all(isinstance(each, Trace) for each in made)  # of the one that was cut off, for the observer alone
+    assert len(made) == 1
 
 
 async def test_the_log_names_the_place_in_the_library_that_speaks(log: Log) -> None:
@@ -638,6 +713,24 @@ print("ready", flush=True)
 sys.stdin.readline()
 trio.run(main)
 """
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_variable_that_is_empty_names_no_file(variable: Callable[[object], None]) -> None:
+    variable("")
+    follow_environment()
+    assert not is_wanted(logging.DEBUG)
+
+
+def test_what_is_said_while_the_process_ends_is_in_the_file_too(file: Path) -> None:
+    program = """
+import atexit, logging
+atexit.register(lambda: log_event(logging.INFO, "unix.left_behind", "the last word", path="x"))
+from trishake._events import follow_environment, log_event
+follow_environment()
+"""
+    subprocess.run([sys.executable, "-c", program], env={**ENVIRONMENT, "TRISHAKE_LOG": str(file)}, check=True)
+    assert [line["text"] for line in lines_of(file)] == ["the last word"]
 
 
 def test_two_processes_write_to_one_file_without_mixing_lines(file: Path) -> None:
@@ -921,6 +1014,22 @@ async def test_observers_that_are_equal_to_each_other_are_two() -> None:
     first, second = Alike("progress"), Alike("progress")
     await greet(observers=[first, second])
     assert first.calls == second.calls > 0
+
+
+async def test_of_observers_that_are_equal_only_the_one_that_fails_is_taken_off(log: Log) -> None:
+    class AlikeFalls(Falls):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, AlikeFalls)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    class AlikeCounts(AlikeFalls):
+        def _called(self, method: str) -> None:
+            self.calls += method == self.at
+
+    first, second = AlikeFalls("progress"), AlikeCounts("progress")
+    await greet(observers=[first, second])
+    assert first.calls == 1 < second.calls
 
 
 async def test_an_observer_may_dial_from_within() -> None:

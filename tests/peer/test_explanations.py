@@ -6,6 +6,7 @@ has changed.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -24,18 +25,25 @@ from trishake import (
     Decision,
     DialError,
     Introduction,
+    Limits,
     LocalProtocolError,
     NoResponse,
     Peer,
     Phase,
     Rejected,
+    Role,
     Step,
     VerdictCode,
     accept,
+    initiate,
     respond,
 )
 from trishake._errors import ChangedIdentity
+from trishake._observers import Observers
+from trishake._timeline import Trace
 from trishake_protocol import code_name
+from trishake_protocol.limits import EXPIRY_ALLOWANCE
+from trishake_protocol.patterns import SUITES
 
 from .conftest import ADA, BOB, EVE, ByHand, call_by_hand, side
 from .failures import CARL, ELSEWHERE, FAILURES, PATIENT, Ends, elsewhere
@@ -191,6 +199,82 @@ def test_an_error_of_no_greeting_has_its_line_and_no_explanation() -> None:
     assert "the port is closed" in str(error)
     with pytest.raises(LocalProtocolError, match="no timeline"):
         error.explain()
+
+
+UNREACHABLE: Final = os.strerror(errno.ENETUNREACH)
+
+
+@pytest.mark.parametrize(
+    ("error", "known", "words"),
+    [
+        pytest.param(
+            NoResponse(Phase.CONNECT, Cause.UNREACHABLE),
+            {"places": {"[2001:db8::1]:1": UNREACHABLE, "[2001:db8::2]:1": UNREACHABLE}},
+            "it has an IPv6 address only",
+            id="IPv6 only",
+        ),
+        pytest.param(
+            NoResponse(Phase.CONNECT, Cause.UNREACHABLE),
+            {"places": {"[2001:db8::1]:1": UNREACHABLE, "192.0.2.1:1": UNREACHABLE}},
+            "the address cannot be reached ([2001:db8::1]:1: ",
+            id="both families",
+        ),
+        pytest.param(
+            NoResponse(Phase.CONNECT, Cause.UNREACHABLE, detail="no road"),
+            {"places": {}},
+            "the address cannot be reached (no road)",
+            id="places unknown",
+        ),
+        *(
+            pytest.param(
+                NoResponse(Phase.CONNECT, Cause.UNREACHABLE, detail=os.strerror(code)),
+                {"address": "/run/bob"},
+                f"may not be used by this program's user ({os.strerror(code)})",
+                id=errno.errorcode[code],
+            )
+            for code in (errno.EACCES, errno.EPERM)
+        ),
+        pytest.param(
+            Rejected(AlertCode.UNSUPPORTED_SUITE, authenticated=False, suites=()),
+            {"suite": SUITES[1]},
+            "it has none of our suites enabled, only none",
+            id="no suite at all",
+        ),
+        *(
+            pytest.param(
+                Rejected(VerdictCode.EXPIRED, authenticated=True),
+                {"clock_difference": seconds},
+                f"our greeting has expired by its clock, which {agrees}",
+                id=f"clock {seconds:+}",
+            )
+            for seconds, agrees in [
+                (EXPIRY_ALLOWANCE, "agrees with ours"),
+                (-EXPIRY_ALLOWANCE, "agrees with ours"),
+                (EXPIRY_ALLOWANCE + 1, f"is {EXPIRY_ALLOWANCE + 1} s ahead of ours"),
+                (-EXPIRY_ALLOWANCE - 1, f"is {EXPIRY_ALLOWANCE + 1} s behind ours"),
+            ]
+        ),
+    ],
+)
+async def test_what_is_known_of_the_greeting_decides_what_is_said(
+    error: DialError, known: dict[str, object], words: str
+) -> None:
+    trace = Trace(Role.INITIATOR, ADA.id, "trishake", "bob.test:1", Observers())
+    for name, value in known.items():
+        setattr(trace, name, value)
+    trace.fail(error)
+    assert words in error.explain()
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.25, "after 250.0 ms."), (2, "after 2.00 s.")])
+async def test_from_a_second_on_it_is_told_in_seconds(
+    autojump_clock: trio.testing.MockClock, seconds: float, words: str
+) -> None:
+    here, _ = trio.testing.memory_stream_pair()
+    with pytest.raises(NoResponse) as caught:
+        await initiate(here, ADA, limits=Limits(greeting=seconds))
+    assert words in caught.value.explain()
 
 
 # --- the table as a whole -------------------------------------------------------------------------------

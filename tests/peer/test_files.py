@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,17 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trishake._authorized_keys import AuthorizedKeys
 from trishake._errors import BadFile
-from trishake._files import create_file, expanded, locked, make_directory, read_file, replace_file, version_of
+from trishake._files import (
+    check_publishable,
+    create_file,
+    expanded,
+    locked,
+    make_directory,
+    publish_file,
+    read_file,
+    replace_file,
+    version_of,
+)
 from trishake._keys import Identity
 from trishake._known_peers import KnownPeers
 from trishake._network import Network
@@ -229,8 +242,30 @@ for call, name in ((replace_file, "file"), (create_file, "created")):
     assert file.read_bytes() == b"old\n"
 
 
+def test_what_a_full_disk_takes_in_part_is_an_error(file: Path) -> None:
+    """A line of which a part is there would be read as another."""
+    code = """
+import resource, sys
+from pathlib import Path
+from trishake._errors import BadFile
+from trishake._files import append_to_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
+try:
+    append_to_file(Path(sys.argv[1]), b"0123456789")
+except BadFile as error:
+    print(error)
+"""
+    file.chmod(0o600)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"{file}: it cannot be written: No space left on device.")
+    assert file.read_bytes() == b"old\n0123"
+
+
+@pytest.mark.parametrize("write", [replace_file, publish_file])
 def test_the_data_is_on_the_disk_before_its_name_and_the_name_before_the_return(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], None]
 ) -> None:
     """Else, a loss of power leaves an empty file where there was one."""
     calls: list[str] = []
@@ -248,8 +283,71 @@ def test_the_data_is_on_the_disk_before_its_name_and_the_name_before_the_return(
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "replace", seen_replace)
-    replace_file(file, b"seven..")
+    write(file, b"seven..")
     assert calls == ["7", "replace", "directory"]
+
+
+# --- what is no secret ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0, 0o666)])
+def test_a_published_file_is_as_readable_as_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    path, before = tmp_path / "picture", os.umask(umask)
+    try:
+        publish_file(path, b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_whether_a_file_can_be_published_is_asked_without_a_trace(file: Path) -> None:
+    before = version_of(file)
+    check_publishable(file)
+    check_publishable(file.parent / "new")
+    assert [*file.parent.iterdir()] == [file]
+    assert version_of(file) == before
+
+
+@pytest.mark.parametrize("call", [check_publishable, lambda path: publish_file(path, b"new")])
+@pytest.mark.parametrize("where", [".", "missing/new", "file/below"])
+def test_what_cannot_be_published_is_a_bad_file_and_leaves_nothing(
+    file: Path, where: str, call: Callable[[Path], None]
+) -> None:
+    with pytest.raises(BadFile, match="it cannot be written"):
+        call(file.parent / where)
+    assert [*file.parent.iterdir()] == [file]
+
+
+def test_a_file_that_does_not_come_into_its_place_leaves_nothing_beside(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(source: object, target: object) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(BadFile, match="it cannot be written: busy"):
+        publish_file(file, b"new")
+    assert [*file.parent.iterdir()] == [file]
+    assert file.read_bytes() == b"old\n"
+
+
+def test_a_pipe_takes_more_than_it_holds(tmp_path: Path) -> None:
+    pipe, data = tmp_path / "pipe", bytes(2**20)
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        os.set_blocking(reader.fileno(), True)
+        thread = threading.Thread(target=lambda: read.append(reader.read()))
+        check_publishable(pipe)
+        with open(pipe, "wb"):  # until there is a writer, to read is to come to the end
+            thread.start()
+            publish_file(pipe, data)
+        thread.join()
+    assert read == [data]
+
+
+# --- directories ----------------------------------------------------------------------------------------
 
 
 def test_missing_directories_are_made_for_us_alone_and_others_left_alone(tmp_path: Path) -> None:

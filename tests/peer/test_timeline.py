@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pytest
 import trio
@@ -12,16 +12,20 @@ from trio.testing import MockClock
 
 from trishake import (
     Acceptance,
+    Address,
     AlertCode,
     BadHandshake,
     DialError,
     Introduction,
     Limits,
     LocalProtocolError,
+    Memory,
     Network,
     NoResponse,
     Peer,
     Phase,
+    Place,
+    Policy,
     Rejected,
     Rejection,
     Role,
@@ -30,11 +34,13 @@ from trishake import (
     Timeline,
     VerdictCode,
     accept,
+    anyone,
     only,
     reject,
     respond,
 )
 from trishake._steps import STEPS, Cause
+from trishake_protocol.greeting import Handshake
 from trishake_protocol.messages import FrameType, encode_frame
 from trishake_protocol.patterns import CLASSICAL, SUITES
 
@@ -104,6 +110,24 @@ async def test_each_side_counts_the_bytes_of_each_message_as_the_other_does(suit
     assert bob[Step.VERDICT].sent == ada[Step.VERDICT].received > 0
     assert sum(entry.sent for entry in ada.entries) == sum(entry.received for entry in bob.entries)
     assert sum(entry.sent for entry in bob.entries) == sum(entry.received for entry in ada.entries)
+
+
+@pytest.mark.parametrize("suite", [pytest.param(suite, id=f"{id_:04x}") for id_, suite in SUITES.items()])
+async def test_each_step_says_what_people_ask_of_it(suite: Any) -> None:
+    options = {"suites": (suite.id,), "network": network_of(suite)}
+    ada, bob = timelines(*await outcomes(await memory_pair(), side(ADA, **options), side(BOB, **options)))
+    how = ada[Step.SYN_SENT].detail
+    assert suite.noise_name.startswith(f"Noise_{how}_ChaChaPoly_")
+    assert {entry.step: entry.detail for entry in ada.entries if entry.detail} == {
+        Step.SYN_SENT: how,
+        Step.IDENTITY_VERIFIED: BOB.id.short,
+        Step.VERDICT: "READY",
+    }
+    assert {entry.step: entry.detail for entry in bob.entries if entry.detail} == {
+        Step.SYN_RECEIVED: how,
+        Step.IDENTITY_VERIFIED: ADA.id.short,
+        Step.VERDICT: "READY",
+    }
 
 
 async def test_both_sides_know_the_greeting_by_the_same_ids() -> None:
@@ -199,6 +223,60 @@ async def test_what_takes_long_is_seen_at_its_step(autojump_clock: MockClock) ->
     assert ada.seconds == bob.seconds == pytest.approx(1.25)
 
 
+async def test_bytes_have_come_before_they_are_understood(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of cryptography that takes a second, none is spent in waiting for the other side."""
+    for method in ("read_syn", "verify"):
+        quick = getattr(Handshake, method)
+
+        def slow(self: Handshake, data: bytes, quick: Callable[[Handshake, bytes], object] = quick) -> object:
+            autojump_clock.jump(1)
+            return quick(self, data)
+
+        monkeypatch.setattr(Handshake, method, slow)
+    ada, bob = timelines(*await outcomes(await memory_pair(), side(ADA), side(BOB)))
+    assert {entry.step: round(entry.seconds) for entry in bob.entries if round(entry.seconds)} == {
+        Step.SYN_ACK_SENT: 1,  # SYN is opened before
+        Step.ACK_RECEIVED: 1,  # Ada's own verifying
+        Step.IDENTITY_VERIFIED: 1,
+    }
+    assert {entry.step: round(entry.seconds) for entry in ada.entries if round(entry.seconds)} == {
+        Step.SYN_ACK_RECEIVED: 1,
+        Step.IDENTITY_VERIFIED: 1,
+        Step.VERDICT: 1,
+    }
+    ada, _ = timelines(*await outcomes(await memory_pair(), side(ADA, expect=EVE.id), side(BOB)))
+    assert ada[Step.SYN_ACK_RECEIVED].seconds == pytest.approx(1)
+    assert ada[Step.IDENTITY_VERIFIED].failed
+    assert ada[Step.IDENTITY_VERIFIED].seconds == pytest.approx(1)
+
+
+async def test_the_step_that_failed_has_the_time_that_it_took(autojump_clock: MockClock) -> None:
+    async def slowly_says_no(_: Introduction) -> Rejection:
+        await trio.sleep(0.5)
+        return reject()
+
+    ada, bob = timelines(*await outcomes(await memory_pair(), side(ADA), side(BOB, trust=slowly_says_no)))
+    for timeline, step in ((ada, Step.VERDICT), (bob, Step.POLICY)):
+        assert timeline[step].failed
+        assert timeline[step].seconds == timeline.seconds == pytest.approx(0.5)
+
+
+async def test_so_has_the_first_step(autojump_clock: MockClock) -> None:
+    class Unknown(Memory):
+        async def resolve(self, address: Address) -> Sequence[Place]:
+            await trio.sleep(0.5)
+            raise OSError("nobody knows")
+
+    async with Peer(ADA, transports=[Unknown()]) as ada:
+        with pytest.raises(NoResponse) as caught:
+            await ada.dial("mem://somewhere")
+    (entry,) = caught.value.timeline.entries
+    assert (entry.step, entry.failed) == (Step.RESOLVED, True)
+    assert entry.at == entry.seconds == pytest.approx(0.5)
+
+
 async def says_no(_: Introduction) -> Rejection:
     return reject(VerdictCode.POLICY, "not today")
 
@@ -226,7 +304,7 @@ async def test_a_greeting_ends_at_the_step_in_which_it_failed(
         assert [entry.failed for entry in timeline.entries] == [False] * (len(timeline.entries) - 1) + [True]
         assert (timeline.outcome, timeline.reason) == (error.outcome, error.counted_as)
         assert timeline.entries[-1].at == timeline.seconds
-        assert error.counted_as in timeline.entries[-1].detail
+        assert timeline.entries[-1].detail == f"{error.outcome}: {error.counted_as}"
     assert at_ada.greeting_id == at_bob.greeting_id
 
 
@@ -248,6 +326,13 @@ async def test_whoever_refuses_knows_what_the_other_side_was_told(
     assert refusing.entries[-1].sent >= refused_.entries[-1].received > 0  # behind a VERDICT comes CLOSE
     refused = next(error for error in errors if isinstance(error, Rejected))
     assert refused.counted_as in told
+
+
+async def test_nothing_is_counted_twice_where_a_dialer_leaves() -> None:
+    ada, bob = timelines(*await outcomes(await tcp_pair(), side(ADA, trust=says_no), side(BOB)))
+    assert ada.entries[-1].sent == bob.entries[-1].received > 0  # its ALERT
+    assert sum(entry.sent for entry in ada.entries) == sum(entry.received for entry in bob.entries)
+    assert sum(entry.sent for entry in bob.entries) == sum(entry.received for entry in ada.entries)
 
 
 async def test_a_dial_that_finds_nobody_has_the_steps_that_it_came_to() -> None:
@@ -300,12 +385,49 @@ async def test_machines_read_it_as_json(look: Callable[[Any], dict[str, Any]]) -
         assert timeline["session"] == error.timeline.session_id.hex()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("trust", [anyone, says_no])
+async def test_they_are_told_all_that_it_knows_with_times_in_milliseconds(trust: Policy) -> None:
+    for error in await outcomes(await tcp_pair(), side(ADA), side(BOB, trust=trust)):
+        timeline = error.timeline
+        facts = timeline.as_dict()
+        assert timeline.suite is not None
+        assert timeline.greeting_id is not None
+        assert timeline.session_id is not None
+        assert {name: facts[name] for name in facts.keys() - {"steps", "milliseconds"}} == {
+            "number": timeline.number,
+            "role": timeline.role.value,
+            "outcome": timeline.outcome,
+            "reason": timeline.reason,
+            "told": timeline.told,
+            "own": str(timeline.own),
+            "peer": str(timeline.peer),
+            "network": "trishake",
+            "address": timeline.address,
+            "endpoint": timeline.endpoint,
+            "places": [],
+            "suite": str(timeline.suite),
+            "greeting": timeline.greeting_id.hex(),
+            "session": timeline.session_id.hex(),
+            "clock_difference": timeline.clock_difference,
+            "began": timeline.began,
+        }
+        assert facts["milliseconds"] == pytest.approx(timeline.seconds * 1000, abs=0.000501)
+        for step, entry in zip(cast("list[dict[str, Any]]", facts["steps"]), timeline.entries, strict=True):
+            assert (step["step"], step["number"]) == (entry.step.value, entry.step.number(timeline.role))
+            assert step["at"] == pytest.approx(entry.at * 1000, abs=0.000501)
+            assert step["milliseconds"] == pytest.approx(entry.seconds * 1000, abs=0.000501)
+            sizes = (entry.sent, entry.received, entry.failed, entry.detail)
+            assert (step["sent"], step["received"], step["failed"], step["detail"]) == sizes
+
+
 async def test_the_table_has_a_line_a_step_within_80_columns_and_says_how_it_ended() -> None:
     ada, bob = timelines(*await outcomes(await tcp_pair(), side(ADA), side(BOB, trust=says_no)))
     for timeline in (ada, bob):
         head, *lines, last = str(timeline).splitlines()
         assert head.split() == ["step", "ms", "sent", "received"]
         assert all(line.startswith(entry.step.label) for line, entry in zip(lines, timeline.entries, strict=True))
+        for line, entry in zip(lines, timeline.entries, strict=True):
+            assert line[29:47].split() == [str(size) for size in (entry.sent, entry.received) if size]
         assert max(map(len, str(timeline).splitlines())) <= 80
         assert last.startswith(f"{timeline.outcome}: POLICY, after ")
 

@@ -746,6 +746,63 @@ def test_a_quiet_responder_refuses_without_a_word(code: AlertCode, heard: bytes)
     assert end.session.state is State.ENDED
 
 
+@pytest.mark.parametrize("network", [Network("home"), Network("home", PSK, quiet=True)], ids=["open", "quiet"])
+def test_what_was_told_is_what_was_sent(network: Network) -> None:
+    end = End(Session.responder(Identity.generate(), Profile(network), now=NOW))
+    end.read(flight_to(Network("work")))
+    assert end.error is not None
+    sent = frames_in(end.write())
+    assert (end.session.told is None) == (sent == [])
+    assert [type_ for type_, _ in sent] == ([] if network.quiet else [FrameType.ALERT])
+
+
+@pytest.mark.parametrize(
+    ("code", "heard", "told"),
+    [
+        (AlertCode.BUSY, b"", AlertCode.BUSY),
+        (AlertCode.TIMEOUT, b"", None),
+        (AlertCode.TIMEOUT, b"\xf0\x9f\xa4", None),
+        (AlertCode.TIMEOUT, b"\xf0\x9f\xa4\x9d", AlertCode.TIMEOUT),
+    ],
+)
+def test_nothing_was_told_to_who_has_not_said_the_magic(
+    code: AlertCode, heard: bytes, told: AlertCode | None
+) -> None:
+    end = End(Session.responder(Identity.generate(), Profile(Network("home")), now=NOW))
+    end.read(heard)
+    end.session.refuse(code)
+    assert end.session.told is told
+    assert bool(end.write()) == (told is not None)
+
+
+FLIGHT_HOME = flight_to(Network("home"))
+SYN_BODY = 19 + 2 * 2 + 3
+"""Where it begins: behind the preface, with its two offers, and the header of a frame."""
+
+
+@pytest.mark.parametrize("split", [0, 1, 23, 26, 33, 34, 100])
+def test_a_responder_knows_the_greeting_once_its_syn_is_there(split: int) -> None:
+    """Preface and SYN may come in parts; before the whole SYN there need be no name."""
+    end, flight = End(Session.responder(Identity.generate(), Profile(Network("home")), now=NOW)), FLIGHT_HOME
+    end.read(flight[:split])
+    assert end.session.greeting_id in (None, flight[SYN_BODY : SYN_BODY + 8])
+    end.read(flight[split:])
+    assert end.session.greeting_id == flight[SYN_BODY : SYN_BODY + 8]
+    assert End(Session.responder(Identity.generate(), QUIET, now=NOW)).session.greeting_id is None
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"", b"\x01", b"\x01\x00\x60" + bytes(7), b"\x7f\x00\x08" + bytes(8)],
+    ids=["nothing", "a type", "too little of it", "no SYN"],
+)
+def test_without_the_beginning_of_a_syn_a_greeting_that_is_refused_has_no_name(behind: bytes) -> None:
+    end = End(Session.responder(Identity.generate(), Profile(Network("work")), now=NOW))
+    end.read(FLIGHT_HOME[: SYN_BODY - 3] + behind)
+    assert end.error is not None
+    assert end.session.greeting_id is None
+
+
 def test_a_quiet_responder_speaks_to_who_has_the_key() -> None:
     pair = make_pair(Profile(Network("home", PSK)), QUIET)
     pair.greet()

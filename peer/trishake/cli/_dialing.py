@@ -30,7 +30,7 @@ from .._trust import Introduction, Policy, anyone, reject
 from ._identities import open_identity
 from ._known import known_peers_path
 from ._networks import network_of
-from ._outcomes import ExitCode, Outcome, UsageError, only_error, outcome_of
+from ._outcomes import ExitCode, Outcome, UsageError, outcome_of
 from ._output import Output, painter, table, wrapped
 
 _PING_TIMEOUT = 5
@@ -49,10 +49,7 @@ async def _dial(arguments: argparse.Namespace, output: Output, picture: Path | N
     """How it failed, where that is told already; None if it did not."""
     try:
         await _dial_once(arguments, output, picture)
-    except (DialError, ExceptionGroup) as raised:
-        error = only_error(raised)
-        if not isinstance(error, DialError):
-            raise
+    except DialError as error:
         timeline = _timeline_of(error)
         if timeline is None:
             raise

@@ -13,12 +13,14 @@ import stat
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import trio
 
 from trishake_protocol import Network, PeerId, Role, code_name, escape
 from trishake_protocol.errors import AlertCode, VerdictCode
+from trishake_protocol.greeting import clocks_apart
 from trishake_protocol.limits import EXPIRY_ALLOWANCE, VERSION
 from trishake_protocol.messages import Alert
 from trishake_protocol.patterns import SUITES
@@ -37,7 +39,7 @@ from .._signer import Signer
 from .._steps import NO_SUCH_NAME, Cause, Phase, Step
 from .._tcp import Tcp
 from .._timeline import Timeline, Trace
-from .._transport import Place, Transport, no_response
+from .._transport import Place, Transport, abandon, no_response
 from .._trust import Acceptance, Decision, Introduction, accept, reject
 from ._dialing import address_of
 from ._findings import SKIPPED, Finding, Report, Status
@@ -129,7 +131,7 @@ class _Examination:
     ) -> None:
         self._address = address
         self._transport = transport
-        self._carrier = transport if address.scheme == "unix" else Tcp()
+        self._carrier = transport if address.scheme in ("tcp", "unix") else Tcp()
         """What carries the transport: its ports are knocked at by themselves."""
         self._network = network
         self._limits = limits
@@ -209,14 +211,12 @@ class _Examination:
         async def knock(index: int) -> None:
             started = trio.current_time()
             try:
-                with trio.fail_after(self._limits.connect):
-                    stream = await self._carrier.connect(self._address, self._places[index], self._nursery)
+                stream = await self._knock(self._places[index])
             except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
                 said[index] = no_response(Phase.CONNECT, error, trio.current_time() - started)
                 return
             said[index] = trio.current_time() - started
-            with trio.CancelScope(shield=True):  # a forceful close waits for nothing
-                await trio.aclose_forcefully(stream)
+            await abandon(stream)
 
         async with trio.open_nursery() as nursery:
             for index in range(len(self._places)):
@@ -278,7 +278,9 @@ class _Examination:
         """The transport's own handshake failed: whose port is it?"""
         foreign = None
         if self._carrier is not self._transport and error.protocol is None:
-            foreign = await recognize(self._knock, self._address.host or None, self._network.tag, self._patience)
+            foreign = await recognize(
+                partial(self._knock, self._place), self._address.host or None, self._network.tag, self._patience
+            )
         if foreign is None or (foreign.protocol == "TLS" and self._address.scheme in ("tls", "wss")):
             return self._no_response(error)
         return self._foreign(error.phase, foreign)
@@ -357,9 +359,7 @@ class _Examination:
         if timeline is None or (seconds := timeline.clock_difference) is None:
             return SKIPPED
         # Its greeting has whole seconds, and took a moment to come here.
-        line = (
-            f"{abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} ours" if abs(seconds) > 1 else "as ours"
-        )
+        line = f"{clocks_apart(seconds)} ours" if abs(seconds) > 1 else "as ours"
         facts: dict[str, object] = {"clock_difference": seconds}
         if abs(seconds) > EXPIRY_ALLOWANCE:
             lines = [
@@ -414,10 +414,10 @@ class _Examination:
         with trio.fail_after(self._limits.connect):
             return await self._transport.connect(self._address, self._place, self._nursery)
 
-    async def _knock(self) -> trio.abc.Stream:
-        """The same without them."""
+    async def _knock(self, place: Place) -> trio.abc.Stream:
+        """To this one, without them."""
         with trio.fail_after(self._limits.connect):
-            return await self._carrier.connect(self._address, self._place, self._nursery)
+            return await self._carrier.connect(self._address, place, self._nursery)
 
     def _dial_soon(self) -> None:
         if not self._dialing:

@@ -64,17 +64,12 @@ class Outcome:
     facts: dict[str, object]
 
 
-def only_error(error: BaseException) -> BaseException:
-    """What a group has in it, if that is one error, in however many groups; else what was given."""
-    if not isinstance(error, ExceptionGroup):
-        return error
-    group = cast("ExceptionGroup[Exception]", error)
-    return only_error(group.exceptions[0]) if len(group.exceptions) == 1 else group
-
-
 def outcome_of(error: BaseException) -> Outcome | None:
     """None for an error that no user can do anything about: a bug, which is to be seen whole."""
-    match error := only_error(error):
+    if isinstance(error, ExceptionGroup):
+        exceptions = cast("ExceptionGroup[Exception]", error).exceptions
+        return outcome_of(exceptions[0]) if len(exceptions) == 1 else None
+    match error:
         case DialError():
             return Outcome(_code_of(error), str(error), error.as_dict())
         case ConnectionClosed():
