@@ -385,11 +385,8 @@ def _ended(timeline: Timeline) -> list[str]:
         case _:
             who = f"the {role.value} decided so"
     reason = "" if timeline.reason is None else f": {_plain(timeline.reason)}"
-    failing = [entry.step for entry in timeline.entries if entry.failed]
-    where = ""
-    if failing:
-        steps = STEPS[role]
-        where = f', at step {steps.index(failing[0]) + 1} of its {len(steps)}, "{failing[0].label}",'
+    failing = [entry.step.label for entry in timeline.entries if entry.failed]
+    where = f', at "{failing[0]}",' if failing else ","
     return [f"✗ The {role.value}: {_plain(timeline.outcome)}{reason}{where} {after}; {who}."]
 
 

@@ -20,7 +20,6 @@ from trishake_protocol.limits import EXPIRY_ALLOWANCE, VERSION
 from ._steps import (
     NO_NAME_SERVER,
     NO_SUCH_NAME,
-    STEPS,
     SUITE_NOBODY_HAS,
     VERSION_NOBODY_SPEAKS,
     Cause,
@@ -54,6 +53,8 @@ def paragraph(
 def _subject(timeline: Timeline) -> str:
     where = None if timeline.address is None else escape(timeline.address)
     whom = "" if timeline.peer is None else f" ({timeline.peer.short})"
+    if timeline.outcome == _WRONG_IDENTITY:
+        whom = ""  # what follows names both: who was dialed, and who answered
     if timeline.role is Role.RESPONDER:
         return f"A dial from {where}{whom}" if where else f"A dial over a stream{whom}"
     if where is None:
@@ -64,12 +65,13 @@ def _subject(timeline: Timeline) -> str:
 
 def _step(timeline: Timeline) -> str:
     """At which step it ended, and when."""
-    last = timeline.entries[-1]
-    steps = STEPS[timeline.role]
-    doing = _DOING.get((timeline.role, last.step)) or _DOING[None, last.step]
-    where = f"step {steps.index(last.step) + 1} of {len(steps)}, {doing}"
-    return f"It ended at {where}, after {_duration(timeline.seconds)}."
+    step = timeline.entries[-1].step
+    doing = _DOING.get((timeline.role, step)) or _DOING[None, step]
+    return f"It ended while {doing}, after {_duration(timeline.seconds)}."
 
+
+_WRONG_IDENTITY: Final = "wrong identity"
+"""The outcome of a WrongIdentity."""
 
 _DOING: Final = {
     (None, Step.RESOLVED): "looking up the name",

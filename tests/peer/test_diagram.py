@@ -283,7 +283,7 @@ def test_a_failure_says_where_by_whom_and_why(role: Role, taken: int, outcome: s
     assert failing[0].split()[0] == milliseconds(ours.entries[-1])
     said = " ".join(picture.split())
     who = {"no response": "nobody", "rejected": f"the {role.other.value}"}.get(outcome, f"the {role.value}")
-    assert f"✗ The {role.value}: {outcome}: {reason}, at step {taken + 1} of its {len(STEPS[role])}" in said
+    assert f'✗ The {role.value}: {outcome}: {reason}, at "{STEPS[role][taken].label}"' in said
     assert f'"{ours.entries[-1].step.label}", after' in said
     assert f"{who} decided so." in said
     number = ours.entries[-1].step.number(role)

@@ -355,7 +355,7 @@ def test_an_explanation_is_short_and_says_all_that_it_must(name: str, side: str,
         "listener": ("A dial from ", "A dial over a stream"),
     }
     assert text.startswith(subjects[side])
-    assert re.search(r"It ended at step \d of \d, [a-zA-Z -]+, after <time>\.", text)
+    assert re.search(r"It ended while [a-zA-Z -]+, after <time>\.", text)
     sentences = re.findall(r"[^.]+(?:\.(?! |$)[^.]*)*\.(?: |$)", re.sub(r'"[^"]*"', "", text))
     assert len(sentences) <= 6 or "HAS CHANGED" in text, sentences
     assert any(word in text for word in CERTAIN) is not any(word in text for word in UNCERTAIN)
