@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from trishake_protocol import AlertCode, Role, escape
 
-from ._steps import STEPS, Step
+from ._steps import Step
 
 if TYPE_CHECKING:
     from ._timeline import Timeline, TimelineEntry

@@ -410,6 +410,7 @@ async def initiate(
     log = key_log_writer(key_log)
     session = Session.initiator(identity, profile, now=unix_time(), expected=expected, key_log=log)
     greeter = _greeter(stream, session, identity, trust, limits, observers, network)
+    greeter.trace.peer = expected
     if optimistic:
         greeter.behind_ack = partial(session.send, optimistic)
     meeting = await greet_as_initiator(greeter)

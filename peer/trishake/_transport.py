@@ -110,7 +110,7 @@ async def open_stream(
     started = trio.current_time()
     phase = Phase.RESOLVE
     handshakes: list[str] = []
-    _handshakes.set(handshakes)
+    noted = _handshakes.set(handshakes)
     try:
         with trio.fail_after(limits.connect):
             places = await transport.resolve(address)
@@ -137,6 +137,8 @@ async def open_stream(
         failure.detail = f"in the {handshakes[-1]} handshake" if handshakes else None
     except (OSError, trio.BrokenResourceError) as error:
         failure = no_response(phase, error, trio.current_time() - started)
+    finally:
+        _handshakes.reset(noted)
     try:
         raise failure
     finally:

@@ -7,8 +7,12 @@ from typing import Final
 _SIGNATURES: Final = {
     "SSH": (b"SSH-",),
     "TLS": (b"\x14\x03", b"\x15\x03", b"\x16\x03"),
-    "HTTP": (b"HTTP/", b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"DELE", b"PATC", b"PRI "),
+    "HTTP": (
+        *(b"HTTP/", b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"DELE", b"PATC", b"PRI "),
+        *(b"<!DOC", b"<!doc", b"<html", b"<HTML"),
+    ),
 }
+"""How each begins; a web server answers with a page alone to what is no HTTP/1 (RFC 1945, HTTP/0.9)."""
 
 
 def foreign_protocol(data: bytes | bytearray) -> str | None:

@@ -35,6 +35,7 @@ from trishake import (
     VerdictCode,
     accept,
     anyone,
+    initiate,
     only,
     reject,
     respond,
@@ -141,6 +142,14 @@ async def test_both_sides_know_the_greeting_by_the_same_ids() -> None:
     assert (ada.own, ada.peer) == (bob.peer, bob.own) == (ADA.id, BOB.id)
     assert ada.suite == bob.suite
     assert ada.network == bob.network == "trishake"
+
+
+async def test_who_was_expected_is_known_before_anybody_has_proved_anything() -> None:
+    ours, theirs = await memory_pair()
+    await theirs.aclose()
+    with pytest.raises(NoResponse) as caught:
+        await initiate(ours, ADA, expect=BOB.id)
+    assert caught.value.peer == caught.value.timeline.peer == BOB.id
 
 
 async def test_the_greeting_id_is_what_the_syn_begins_with() -> None:

@@ -14,6 +14,8 @@ GREETINGS = [
     (b"\x15\x03\x03\x00\x02\x02\x46", "TLS"),
     (b"\x14\x03\x03\x00\x01\x01", "TLS"),
     (b"HTTP/1.1 400 Bad Request\r\n", "HTTP"),
+    (b'<!DOCTYPE HTML>\n<html lang="en">\n', "HTTP"),
+    (b"<html>\r\n<head><title>400 Bad Request</title></head>\r\n", "HTTP"),
     (b"GET / HTTP/1.1\r\n", "HTTP"),
     (b"POST /rpc HTTP/1.1\r\n", "HTTP"),
     (b"HEAD / HTTP/1.0\r\n", "HTTP"),
