@@ -790,7 +790,8 @@ def test_the_demo_is_read_as_it_happens_on_the_loopback(tmp_path: Path) -> None:
             try:
                 result = dissected(path, *options)
             except AssertionError as error:
-                assert "cut short in the middle of a packet" in str(error)
+                if "cut short in the middle of a packet" not in str(error):
+                    raise
                 continue
             said = result.said(next(iter(result.rows))) if result.rows else []
     finally:
