@@ -106,6 +106,22 @@ class Listener(trio.abc.AsyncResource):
             await greet(stream)
 
 
+def cannot_listen(error: OSError, address: Address) -> OSError:
+    """The same with where that was, which not every one says, and with what to do next."""
+    advice = _TO_LISTEN.get(error.errno or 0, "Check the address, or listen at another one.")
+    return type(error)(error.errno, f"{error.strerror or error}. {advice}", error.filename or str(address))
+
+
+_TO_LISTEN: Final = {
+    errno.EADDRINUSE: "End who listens there, or take another port: port 0 is whichever is free.",
+    errno.EADDRNOTAVAIL: "That is no address of this machine: give one, or 0.0.0.0 or [::] for all that it has.",
+    errno.EACCES: "This user may not: take a port from 1024 on, or for unix:// a directory of your own.",
+    errno.ENOENT: "Make its directory first.",
+    stdlib_socket.EAI_NONAME: "Check how the name is spelled.",
+}
+"""What to do where the system lets nobody listen, by its number for that."""
+
+
 def _reachable(address: Address) -> Address:
     """The address as another machine can dial it: a wildcard becomes this machine's name."""
     if address.host in ("0.0.0.0", "::"):

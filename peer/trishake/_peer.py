@@ -45,7 +45,7 @@ from ._greeting import (
 from ._handlers import Handler, Handlers, StreamHandler
 from ._key_log import KeyLog, key_log_writer
 from ._limits import Limits
-from ._listener import Listener
+from ._listener import Listener, cannot_listen
 from ._messages import MAX_SIZE, RequestFunction, answer, check_max_size
 from ._observer import Observer
 from ._registry import Arrivals, Dial, Registry
@@ -509,7 +509,11 @@ class Peer:
         """
         nursery = self._block_entered()
         target = _address(address)
-        listener = Listener(await self._transport(target).listen(target, nursery), self.id)
+        try:
+            bounds = await self._transport(target).listen(target, nursery)
+        except OSError as error:
+            raise cannot_listen(error, target) from error
+        listener = Listener(bounds, self.id)
         if self._leaving:  # we left while the name was looked up
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")

@@ -16,7 +16,6 @@ from .._authorized_keys import AuthorizedKeys
 from .._connection import Connection
 from .._errors import ConnectionClosed, DialError
 from .._known_peers import KnownPeers
-from .._listener import Listener
 from .._observer import Observer
 from .._peer import Peer
 from .._qr import qr_code
@@ -25,7 +24,7 @@ from .._trust import Policy, all_of, any_of, anyone, blocked, only
 from ._dialing import address_of
 from ._identities import open_identity, read_peer
 from ._networks import network_of
-from ._outcomes import ExitCode, UsageError, cannot_listen, outcome_of
+from ._outcomes import ExitCode, UsageError, outcome_of
 from ._output import Output, wrapped
 from ._workers import run_workers
 
@@ -56,7 +55,7 @@ async def _listen(
         identity, trust=trust, network=network_of(arguments), observers=[teller], transports=transports
     ) as peer:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            listener = await _bound(peer, arguments.address)
+            listener = await peer.listen(arguments.address)
             if not quiet:
                 facts = {"event": "listening", "peer": str(peer.id), "invites": list(listener.invites)}
                 output.result(facts, "\n".join(listener.invites))
@@ -72,13 +71,6 @@ async def _listen(
                         await connection.closed()
                         break
                     nursery.cancel_scope.cancel()
-
-
-async def _bound(peer: Peer, address: str) -> Listener:
-    try:
-        return await peer.listen(address)
-    except OSError as error:
-        raise cannot_listen(error, address) from None
 
 
 async def _leave_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import errno
-import socket as stdlib_socket
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -88,22 +86,6 @@ def outcome_of(error: BaseException) -> Outcome | None:
             return Outcome(ExitCode.FAILED, str(error), {"outcome": "failed"})
         case _:
             return None
-
-
-def cannot_listen(error: OSError, address: str) -> OSError:
-    """The same with where that was, which not every one says, and with what to do next."""
-    advice = _TO_LISTEN.get(error.errno or 0, "Check the address, or listen at another one.")
-    return OSError(error.errno, f"{error.strerror or error}. {advice}", error.filename or address)
-
-
-_TO_LISTEN: Final = {
-    errno.EADDRINUSE: "End who listens there, or take another port: port 0 is whichever is free.",
-    errno.EADDRNOTAVAIL: "That is no address of this machine: give one, or 0.0.0.0 or [::] for all that it has.",
-    errno.EACCES: "This user may not: take a port from 1024 on, or for unix:// a directory of your own.",
-    errno.ENOENT: "Make its directory first.",
-    stdlib_socket.EAI_NONAME: "Check how the name is spelled.",
-}
-"""What to do where the system lets nobody listen, by its number for that."""
 
 
 def _told(error: OSError) -> str:

@@ -15,8 +15,9 @@ import trio
 
 from .._addresses import Address
 from .._errors import InvalidAddress
+from .._listener import cannot_listen
 from ._identities import load_identity
-from ._outcomes import ExitCode, UsageError, cannot_listen
+from ._outcomes import ExitCode, UsageError
 from ._output import Output, run_command
 
 Listen = Callable[..., Awaitable[None]]
@@ -51,7 +52,7 @@ def _reserve(address: Address) -> stdlib_socket.socket:
     try:
         found = stdlib_socket.getaddrinfo(address.host, address.port, type=stdlib_socket.SOCK_STREAM)
     except OSError as error:
-        raise cannot_listen(error, str(address)) from None
+        raise cannot_listen(error, address) from None
     family, kind, protocol, _, where = found[0]
     reserved = stdlib_socket.socket(family, kind, protocol)
     reserved.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEPORT, 1)
@@ -59,7 +60,7 @@ def _reserve(address: Address) -> stdlib_socket.socket:
         reserved.bind(where)
     except OSError as error:
         reserved.close()
-        raise cannot_listen(error, str(address)) from None
+        raise cannot_listen(error, address) from None
     return reserved
 
 
