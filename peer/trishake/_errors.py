@@ -131,7 +131,7 @@ class DialError(TrishakeError):
             **self._facts(),
         }
         if self._trace is not None:
-            facts["timeline"] = self.timeline.as_dict()
+            facts |= {"explanation": self.explain(), "timeline": self.timeline.as_dict()}
         if self.attempts:
             facts["attempts"] = [attempt.as_dict() for attempt in self.attempts]
         return facts

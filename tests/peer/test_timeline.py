@@ -391,6 +391,8 @@ async def test_machines_read_it_as_json(look: Callable[[Any], dict[str, Any]]) -
         assert json.loads(json.dumps(facts)) == facts
         timeline = facts.get("timeline", facts)
         assert timeline["steps"][-1]["failed"]
+        assert facts.get("explanation", error.explain()) == error.explain()  # type: ignore[union-attr]
+        assert ("explanation" in facts) is ("timeline" in facts)
         assert timeline["session"] == error.timeline.session_id.hex()  # type: ignore[union-attr]
 
 

@@ -59,11 +59,8 @@ async def _dial(arguments: argparse.Namespace, output: Output, picture: Path | N
             except BadFile as unwritable:  # how the dial ended matters more
                 output.note(str(unwritable))
         outcome = outcome_of(error)
-        if not arguments.explain or outcome is None:
+        if not arguments.explain or outcome is None or output.as_json:  # machines get all of it in any case
             raise
-        if output.as_json:
-            output.failure(replace(outcome, facts={**outcome.facts, "explanation": error.explain()}))
-            return outcome
         output.picture(_explained(timeline))
         output.picture(wrapped(error.explain(), indent=""))
         return outcome
