@@ -79,11 +79,12 @@ class Peer:
     trust: asked about every peer that has proved who it is, in both directions, before the verdict.
     network: the default is the public network `trishake`. suites: ids enabled, best first.
     agent, app: what our greeting says about us; app is at most 4096 bytes. limits: see `Limits`.
+    observers: told of every step of every greeting, of connections, and of refused streams; see `Observer`.
     transports: for schemes of one's own, or in the place of those that are there: `Tcp`, `Unix`, `Tls`,
     `WebSocket` and `Memory`.
     key_log: for debugging, a file to which the keys of every connection are appended, see `KeyLog`. By default it
     is what the environment's TRISHAKE_KEY_LOG names, and there is none where that is not set. Raises BadFile if
-    it cannot be used.
+    it cannot be used, or the file that TRISHAKE_LOG names.
     Leaving the block closes listeners and connections, and tells those on the other side; streams that are open
     may finish within `Limits.finish`, unless the block is left by an error.
     """

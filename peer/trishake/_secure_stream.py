@@ -400,7 +400,7 @@ async def initiate(
     16,000, sent with our last message, before we know that we are accepted: their answer is there a round trip
     earlier, and nobody sees them who does not accept us. network: the default is the public network `trishake`.
     suites: ids enabled, best first. app: at most 4096 bytes, handed to the other side's policy.
-    key_log: as for `Peer`; BadFile if it cannot be used.
+    observers, key_log: as for `Peer`; BadFile as there.
     Raises DialError: NoResponse, Rejected, or Refused; ValueError for too much optimistic data. The stream is ours
     from the call on: it is closed when the greeting fails or is cancelled, and with the connection.
     """
