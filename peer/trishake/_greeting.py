@@ -348,7 +348,6 @@ class Greeter:
             responding = self.session.role is Role.RESPONDER
             if responding and not (isinstance(error, NoResponse) and error.cause is Cause.RESET):
                 self._tell_why()
-            self.queue()  # a refusal counts among what was sent
             self.failed(error)
             if responding or (isinstance(error, Refused) and self.session.state is State.ENDED):
                 await self.say_goodbye(release)
@@ -374,12 +373,11 @@ class Greeter:
             session.close(CloseCode.GOING_AWAY)
 
     async def say_goodbye(self, release: Callable[[], None] | None = None) -> None:
-        """Write the refusal that the session holds, half-close, and read on so that no reset destroys it.
+        """Write the refusal that is queued, half-close, and read on so that no reset destroys it.
 
         Then, or if there is nothing to say, the wire is closed.
         """
         after_verdict = self.session.role is Role.RESPONDER and self.session.finished_handshake
-        self.wire.queue(self.session)
         try:
             if self.wire.pending:
                 with trio.move_on_after(self.limits.write_alert) as scope:
@@ -401,6 +399,7 @@ class Greeter:
 
     def failed(self, error: DialError) -> None:
         """It ended with this error: put where, who and when into it, and tell the observers."""
+        self.queue()  # a refusal counts among what was sent
         self.note_facts()
         self.trace.fail(error)
 

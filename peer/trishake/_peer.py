@@ -579,7 +579,6 @@ class Peer:
         """
         if self._turning_away < self._limits.handshakes and not greeter.wire.wraps:
             greeter.session.refuse(AlertCode.BUSY, retry_after=busy.retry_after)
-        greeter.queue()
         greeter.failed(Refused(AlertCode.BUSY, busy.why, "If these are peers, raise that limit."))
         self._turning_away += 1
         try:
