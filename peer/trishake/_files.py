@@ -127,7 +127,7 @@ def append_to_file(path: Path, data: bytes) -> None:
     What several processes append so stands there whole, one behind the other. A symbolic link is followed.
     Raises BadFile if others may use it, or it cannot be written.
     """
-    try:
+    with _unwritable(path, "Check the path, its rights, and the room on its disk."):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
         try:
             status = os.fstat(descriptor)
@@ -138,9 +138,6 @@ def append_to_file(path: Path, data: bytes) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
-    except OSError as error:
-        what = f"it cannot be written: {error.strerror}"
-        raise BadFile(path, what, "Check the path, its rights, and the room on its disk.") from None
 
 
 def check_publishable(path: Path) -> None:
@@ -173,13 +170,11 @@ def publish_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _unwritable(path: Path) -> Generator[None]:
+def _unwritable(path: Path, advice: str = "Give the path of a file that you may write.") -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise BadFile(
-            path, f"it cannot be written: {error.strerror}", "Give the path of a file that you may write."
-        ) from None
+        raise BadFile(path, f"it cannot be written: {error.strerror}", advice) from None
 
 
 def _is_special(path: Path) -> bool:
