@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from trishake_protocol import AlertCode, Role, escape
 
-from ._steps import Step
+from ._steps import Ending, Step
 
 if TYPE_CHECKING:
     from ._timeline import Timeline, TimelineEntry
@@ -196,7 +196,7 @@ def _seen(timeline: Timeline) -> list[_Event]:
             event.size = entry.sent if event.sends else entry.received
             event.reason = "READY" if event.sends == "VERDICT" else None
         events.append(event)
-    if timeline.outcome != "accepted":
+    if timeline.outcome != Ending.ACCEPTED:
         last = events[-1].rank if events else 0.0
         if not any(event.failed for event in events):
             events.append(_Event(role, _plain(timeline.outcome), timeline.seconds, last, failed=True))
@@ -210,11 +210,11 @@ def _fails(event: _Event, entry: TimelineEntry, timeline: Timeline) -> None:
     """The step in which it ended: a rejection came instead, or part of something, or nothing."""
     event.failed = True
     event.size = entry.received
-    if timeline.outcome == "rejected" and timeline.reason is not None:
+    if timeline.outcome == Ending.REJECTED and timeline.reason is not None:
         event.receives = _kind(timeline.reason)
         event.reason = event.label = _plain(timeline.reason)
         event.number = None
-    elif timeline.outcome == "no response":
+    elif timeline.outcome == Ending.NO_RESPONSE:
         awaited = _RECEIVES.get((timeline.role, entry.step))
         if awaited is None:
             event.label = f"not {entry.step.label}"
@@ -322,7 +322,7 @@ def _diagram(timeline: Timeline, other: Timeline | None) -> _Diagram:
         arrows,
         _heads(timeline, other),
         [*_ended(timeline), *(() if other is None else _ended(other)), *_not_seen(rows), *notes],
-        timeline.outcome != "accepted" or (other is not None and other.outcome != "accepted"),
+        timeline.outcome != Ending.ACCEPTED or (other is not None and other.outcome != Ending.ACCEPTED),
         _title(timeline),
     )
 
@@ -373,14 +373,14 @@ def _title(timeline: Timeline) -> str:
 def _ended(timeline: Timeline) -> list[str]:
     """How it came out on this side: who decided, why, at which step."""
     role, after = timeline.role, f"after {_milliseconds(timeline.seconds)} ms"
-    if timeline.outcome == "accepted":
+    if timeline.outcome == Ending.ACCEPTED:
         return [f"The {role.value}: accepted, {after}."]
     match timeline.outcome:
-        case "no response":
+        case Ending.NO_RESPONSE:
             who = "nobody decided so"
-        case "rejected" if timeline.reason is not None and _is_verdict(timeline.reason):
+        case Ending.REJECTED if timeline.reason is not None and _is_verdict(timeline.reason):
             who = f"the {role.other.value} decided so"
-        case "rejected":
+        case Ending.REJECTED:
             who = f"the {role.other.value} decided so, if the ALERT is its own"
         case _:
             who = f"the {role.value} decided so"

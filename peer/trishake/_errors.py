@@ -48,7 +48,7 @@ from trishake_protocol import (
     escape,
 )
 
-from ._steps import Cause, Phase
+from ._steps import Cause, Ending, Phase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +66,8 @@ class DialError(TrishakeError):
     retryable: whether the same dial may go better later, with nothing changed on our side.
     """
 
-    outcome = "not greeted"
-    """How it ended, in two words that do not change."""
+    outcome = Ending.NOT_GREETED.value
+    """How it ended, in two words that do not change: see `Ending`."""
     retryable = False
     address: str | None = None
     peer: PeerId | None = None
@@ -160,7 +160,7 @@ class NoResponse(DialError):
     protocol: for `foreign`, the other protocol's name where it can be told.
     """
 
-    outcome = "no response"
+    outcome = Ending.NO_RESPONSE.value
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class Rejected(DialError):
     versions, suites: what the other side speaks, where it says so.
     """
 
-    outcome = "rejected"
+    outcome = Ending.REJECTED.value
     _lead = "rejected, "
 
     def __init__(
@@ -317,7 +317,7 @@ class Refused(DialError):
 class WrongIdentity(Refused):
     """Somebody answered at that address, and it is not the peer who was dialed. Nothing named us to him."""
 
-    outcome = "wrong identity"
+    outcome = Ending.WRONG_IDENTITY.value
     _identified = True
 
     def __init__(self, expected: PeerId, actual: PeerId) -> None:
@@ -362,7 +362,7 @@ class Untrusted(Refused):
     It may say something else later where it had failed, or was late.
     """
 
-    outcome = "refused by policy"
+    outcome = Ending.REFUSED_BY_POLICY.value
     _identified = True
 
     def __init__(self, peer: PeerId, verdict: Rejection) -> None:

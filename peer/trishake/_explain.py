@@ -23,6 +23,7 @@ from ._steps import (
     SUITE_NOBODY_HAS,
     VERSION_NOBODY_SPEAKS,
     Cause,
+    Ending,
     Phase,
     Step,
 )
@@ -53,7 +54,7 @@ def paragraph(
 def _subject(timeline: Timeline) -> str:
     where = None if timeline.address is None else escape(timeline.address)
     whom = "" if timeline.peer is None else f" ({timeline.peer.short})"
-    if timeline.outcome == _WRONG_IDENTITY:
+    if timeline.outcome == Ending.WRONG_IDENTITY:
         whom = ""  # what follows names both: who was dialed, and who answered
     if timeline.role is Role.RESPONDER:
         return f"A dial from {where}{whom}" if where else f"A dial over a stream{whom}"
@@ -66,27 +67,25 @@ def _subject(timeline: Timeline) -> str:
 def _step(timeline: Timeline) -> str:
     """At which step it ended, and when."""
     step = timeline.entries[-1].step
-    doing = _DOING.get((timeline.role, step)) or _DOING[None, step]
+    doing = _DOING[step]
+    if step is Step.VERDICT and timeline.role is Role.RESPONDER:
+        doing = "telling the verdict"
     return f"It ended while {doing}, after {_duration(timeline.seconds)}."
 
 
-_WRONG_IDENTITY: Final = "wrong identity"
-"""The outcome of a WrongIdentity."""
-
 _DOING: Final = {
-    (None, Step.RESOLVED): "looking up the name",
-    (None, Step.CONNECTED): "connecting",
-    (None, Step.SYN_SENT): "sending SYN",
-    (None, Step.ADMITTED): "asking for room",
-    (None, Step.SYN_RECEIVED): "waiting for SYN",
-    (None, Step.SYN_ACK_SENT): "answering with SYN-ACK",
-    (None, Step.SYN_ACK_RECEIVED): "waiting for SYN-ACK",
-    (None, Step.ACK_RECEIVED): "waiting for ACK",
-    (None, Step.IDENTITY_VERIFIED): "verifying the identity",
-    (None, Step.POLICY): "deciding about the peer",
-    (None, Step.ACK_SENT): "sending ACK",
-    (Role.INITIATOR, Step.VERDICT): "waiting for the verdict",
-    (Role.RESPONDER, Step.VERDICT): "telling the verdict",
+    Step.RESOLVED: "looking up the name",
+    Step.CONNECTED: "connecting",
+    Step.SYN_SENT: "sending SYN",
+    Step.ADMITTED: "asking for room",
+    Step.SYN_RECEIVED: "waiting for SYN",
+    Step.SYN_ACK_SENT: "answering with SYN-ACK",
+    Step.SYN_ACK_RECEIVED: "waiting for SYN-ACK",
+    Step.ACK_RECEIVED: "waiting for ACK",
+    Step.IDENTITY_VERIFIED: "verifying the identity",
+    Step.POLICY: "deciding about the peer",
+    Step.ACK_SENT: "sending ACK",
+    Step.VERDICT: "waiting for the verdict",
 }
 """What is done in each step, as long as it is not done."""
 
@@ -99,7 +98,7 @@ def _told(timeline: Timeline) -> str:
     """What a dialer was told: that, and not whether to try again, is what a listener has to know."""
     if timeline.told is not None:
         return f"The dialer was told {timeline.told}."
-    has_left = timeline.outcome == "rejected" or timeline.reason in _HAS_LEFT
+    has_left = timeline.outcome == Ending.REJECTED or timeline.reason in _HAS_LEFT
     return "" if has_left or _was_told(timeline) else "The dialer was told nothing."
 
 

@@ -70,6 +70,18 @@ _NUMBERS: Final = {
 }
 
 
+class Ending(enum.StrEnum):
+    """How a greeting ended, in two words that do not change: the `outcome` of errors and timelines."""
+
+    ACCEPTED = "accepted"
+    NO_RESPONSE = "no response"
+    REJECTED = "rejected"
+    WRONG_IDENTITY = "wrong identity"
+    REFUSED_BY_POLICY = "refused by policy"
+    NOT_GREETED = "not greeted"
+    CANCELLED = "cancelled"
+
+
 class Phase(enum.StrEnum):
     """Where a greeting was when it ended. The first four are a dial's; SYN and ACK are a responder's."""
 

@@ -19,7 +19,7 @@ from trishake_protocol import PeerId, Role, VerdictCode, code_name, escape
 
 from ._errors import ConnectionClosed, DialError, Refused, Rejected
 from ._observer import Observer, Progress
-from ._steps import Step
+from ._steps import Ending, Step
 from ._timeline import Timeline, TimelineEntry
 from ._version import VERSION
 
@@ -123,7 +123,7 @@ class Telemetry(Observer):
         greeting = self._greeting(progress.greeting, progress.role, progress.address, progress.at)
         self._take_step(greeting, progress)
         if progress.step is Step.VERDICT:
-            self._end(progress.greeting, progress, progress.at, "accepted")
+            self._end(progress.greeting, progress, progress.at, Ending.ACCEPTED.value)
 
     def failed(self, role: Role, error: DialError) -> None:
         timeline = error.timeline

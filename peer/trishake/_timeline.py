@@ -17,15 +17,11 @@ import trio
 from trishake_protocol import PeerId, Role, Suite, VerdictCode, code_name, escape
 from trishake_protocol.errors import Reason
 
-from ._steps import STEPS, Step
+from ._steps import STEPS, Ending, Step
 
 if TYPE_CHECKING:
     from ._errors import DialError
     from ._observers import Observers
-
-
-_CANCELLED: Final = "cancelled"
-"""The outcome of a greeting that was cut off on our side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +247,12 @@ class Trace:
 
     def timeline(self, error: DialError | None = None, *, cancelled: bool = False) -> Timeline:
         """What is known by now. error: how it ended, if not well; cancelled: it was cut off instead."""
-        outcome, reason = (_CANCELLED if cancelled else "accepted", None)
+        outcome, reason = (Ending.CANCELLED if cancelled else Ending.ACCEPTED).value, None
         if error is not None:
             outcome, reason = error.outcome, error.counted_as
         taken = [self._entry(index) for index in range(len(self._marks))]
         entries = [replace(entry, detail=self._detail(entry.step)) for entry in taken]
-        if outcome != "accepted" and (failing := _after(self.role, entries)) is not None:
+        if outcome != Ending.ACCEPTED and (failing := _after(self.role, entries)) is not None:
             at = self.ended - self.started
             entries.append(
                 TimelineEntry(
