@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 
 import pytest
 
@@ -13,6 +14,9 @@ _check = LogCheck()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_check)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that starts us in the background has every process of ours ignore Ctrl-C, which some tests send.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -98,6 +98,8 @@ class _Pipe:
         """False once the writer has ended it: the reader gets the rest, then the end."""
         self.readable = True
         """False once the reader has left: nobody will take another byte."""
+        self.reset = False
+        """True once it was torn: what was not read is lost, and both ends are told."""
         self.changed: Final = trio.lowlevel.ParkingLot()
 
     @property
@@ -112,6 +114,10 @@ class _Pipe:
         self.readable = False
         self.content.clear()
         self.changed.unpark_all()
+
+    def tear(self) -> None:
+        self.reset = True
+        self.abandon()
 
 
 class MemoryStream(trio.abc.HalfCloseableStream):
@@ -167,10 +173,12 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         with self._receiving:
             await trio.lowlevel.checkpoint()
             pipe = self._incoming
-            while not self._closed and not pipe.content and pipe.writable:
+            while not (self._closed or pipe.content or pipe.reset) and pipe.writable:
                 await pipe.changed.park()
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed here")
+            if pipe.reset:
+                raise trio.BrokenResourceError("the other end of this stream was reset")
             data = bytes(pipe.content[:max_bytes])
             del pipe.content[:max_bytes]
             pipe.changed.unpark_all()
@@ -181,6 +189,12 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._closed = True
         self._outgoing.end()
         self._incoming.abandon()
+
+    def reset(self) -> None:
+        """End it as a crash does: what is under way is lost, and whoever uses the other end is told."""
+        self.close()
+        self._incoming.tear()
+        self._outgoing.tear()
 
     async def aclose(self) -> None:
         self.close()

@@ -119,7 +119,7 @@ class Peer:
         self._admission = Admission(self._limits)
         self._handlers = Handlers(self._limits, self._tally)
         self._registry = Registry(self.id, self._limits, self._close_soon)
-        self._listeners: set[Listener] = set()
+        self._listeners: dict[Listener, None] = {}
         self._keepers: set[Keeper] = set()
         self._running: set[Connection] = set()
         """Those that are open, and those that are not quite closed."""
@@ -271,6 +271,11 @@ class Peer:
         return add
 
     # --- connections ------------------------------------------------------------------------------------
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """Those that are open, in the order in which they were opened."""
+        return tuple(self._listeners)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -518,7 +523,7 @@ class Peer:
         if self._leaving:  # we left while the name was looked up
             await listener.aclose()
             raise LocalProtocolError("this peer has left its block")
-        self._listeners.add(listener)
+        self._listeners[listener] = None
         nursery.start_soon(self._serve, listener, nursery)
         return listener
 
@@ -526,7 +531,7 @@ class Peer:
         try:
             await listener.serve(partial(self._welcome, listener, nursery))
         finally:
-            self._listeners.discard(listener)
+            self._listeners.pop(listener, None)
 
     async def _welcome(self, listener: Listener, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
         """Admit a dialer, or not, and greet it."""

@@ -19,7 +19,7 @@ import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -37,7 +37,6 @@ from trishake import (
     Network,
     Observer,
     Peer,
-    PeerId,
     Progress,
     Role,
     SecureStream,
@@ -46,7 +45,6 @@ from trishake import (
     StreamHandler,
     Suite,
     Timeline,
-    VerdictCode,
     anyone,
     initiate,
     respond,
@@ -57,26 +55,17 @@ from trishake._observers import Observers
 from trishake._signer import Signer
 from trishake._timeline import Trace
 from trishake._wire import Wire
+from trishake.testing import _by_hand
+from trishake.testing._by_hand import mux
 from trishake_protocol import Profile, Session
-from trishake_protocol.identity import GreetingContext
 from trishake_protocol.limits import MUX
 from trishake_protocol.messages import (
-    Close,
     FrameType,
-    Greeting,
     MuxFlag,
-    MuxFrame,
     MuxType,
-    Preface,
-    RecordType,
-    Verdict,
     encode_frame,
-    encode_greeting_payload,
 )
-from trishake_protocol.noise import HandshakeState
 from trishake_protocol.patterns import CLASSICAL, SUITES
-from trishake_protocol.primitives import KeyPair
-from trishake_protocol.records import RecordReader, RecordWriter
 
 PSK: Final = bytes(range(32))
 NOW: Final = 1_800_000_000
@@ -284,17 +273,6 @@ def open_sockets() -> set[str]:
     return held
 
 
-async def read_to_end(stream: trio.abc.ReceiveStream, *, most: int = 2**26) -> bytes:
-    """All that comes until the end of the stream, or until it breaks."""
-    received = bytearray()
-    try:
-        while len(received) < most and (data := await stream.receive_some()):
-            received += data
-    except trio.BrokenResourceError:
-        pass
-    return bytes(received)
-
-
 async def receive_exactly(stream: trio.abc.ReceiveStream, length: int) -> bytes:
     received = bytearray()
     while len(received) < length:
@@ -428,13 +406,8 @@ class Ends(Observer):
 # --- one end by hand ------------------------------------------------------------------------------------
 
 
-class ByHand:
-    """One side of a greeting, step by step: what goes into each message is the test's choice.
-
-    Sends nothing by itself: `flight`, `syn_ack`, `ack`, `record` give bytes, `say` writes them.
-    identity: who signs. static_key: instead of the identity's own. caps: by default streams, without which no
-        Peer goes on; who meets `initiate` or `respond`, which have none, speaks as if it had said nothing.
-    """
+class ByHand(_by_hand.ByHand):
+    """As the kit has it; Eve's unless another identity is given, in the network that the suite needs."""
 
     def __init__(
         self,
@@ -443,179 +416,10 @@ class ByHand:
         *,
         suite: Suite = CLASSICAL,
         network: Network | None = None,
-        static_key: KeyPair | None = None,
-        version_max: int = 1,
-        caps: tuple[str, ...] = (MUX,),
+        **options: Any,
     ) -> None:
-        self.stream = stream
-        self.identity = identity
-        self.suite = suite
-        self.network = network or (Network("trishake", PSK) if suite.pattern.psk else Network())
-        self.static_key = static_key or identity.static_key
-        self.offers = (suite.id,)
-        self.version_max = version_max
-        self.caps = caps
-        self.heard = b""
-        """Every byte that the other side has sent."""
-        self.read = 0
-        """How many of them have been made sense of."""
-        self._responder: PeerId | None = None
-        self.noise: HandshakeState
-        self.role: Role
-        self.writer: RecordWriter
-        self.reader: RecordReader
-
-    # --- bytes
-
-    async def say(self, *parts: bytes) -> None:
-        await self.stream.send_all(b"".join(parts))
-
-    async def hear(self, length: int) -> bytes:
-        while len(self.heard) - self.read < length:
-            data = await self.stream.receive_some(length - (len(self.heard) - self.read))
-            assert data, f"the other side ended after {self.heard.hex()}"
-            self.heard += data
-        part = self.heard[self.read : self.read + length]
-        self.read += length
-        return part
-
-    async def hear_frame(self) -> tuple[int, bytes]:
-        header = await self.hear(3)
-        return header[0], await self.hear(int.from_bytes(header[1:], "big"))
-
-    async def hear_to_end(self) -> bytes:
-        """What comes from here to the end of the stream."""
-        rest = self.heard[self.read :] + await read_to_end(self.stream)
-        self.heard = self.heard[: self.read] + rest
-        self.read = len(self.heard)
-        return rest
-
-    # --- as the initiator
-
-    def flight(self, *, suite: int | None = None, preface: bytes | None = None) -> bytes:
-        """Preface and SYN. preface: another one than is hashed."""
-        self.role = Role.INITIATOR
-        said = Preface(
-            suite or self.suite.id, self.offers, self.network.tag, version_max=self.version_max
-        ).encode()
-        self._start(said)
-        return (preface or said) + encode_frame(FrameType.SYN, self.noise.write_message())
-
-    async def hear_syn_ack(self, responder: PeerId) -> bytes:
-        """Read SYN-ACK and believe it; its payload."""
-        type_, body = await self.hear_frame()
-        assert type_ == FrameType.SYN_ACK, (type_, body)
-        self._responder = responder
-        return self.noise.read_message(body)
-
-    # --- as the responder
-
-    async def hear_flight(self) -> Preface:
-        self.role = Role.RESPONDER
-        header = await self.hear(19)
-        rest = await self.hear(2 * header[8] + int.from_bytes(header[9:11], "big"))
-        decoded = Preface.decode(header + rest)
-        assert decoded is not None
-        type_, body = await self.hear_frame()
-        assert type_ == FrameType.SYN
-        self._start(header + rest)
-        self.noise.read_message(body)
-        return decoded[0]
-
-    async def hear_ack(self) -> bytes:
-        """Read ACK; its payload."""
-        type_, body = await self.hear_frame()
-        assert type_ == FrameType.ACK, (type_, body)
-        payload = self.noise.read_message(body)
-        self._split()
-        return payload
-
-    # --- as either
-
-    def honest(self, **changes: Any) -> Greeting:
-        """An honest greeting, but for these fields."""
-        said = Greeting(self.role.value, self.identity.id.key, self.offers, NOW, vers=(1, self.version_max))
-        return replace(said, **{"caps": self.caps, **changes})
-
-    def syn_ack(self, greeting: Greeting | bytes | None = None, **parts: Any) -> bytes:
-        return self._greet(FrameType.SYN_ACK, greeting, **parts)
-
-    def ack(self, greeting: Greeting | bytes | None = None, **parts: Any) -> bytes:
-        frame = self._greet(FrameType.ACK, greeting, **parts)
-        self._split()
-        return frame
-
-    def record(self, type_: RecordType, content: bytes = b"") -> bytes:
-        return self.writer.encode(type_, content)
-
-    def verdict(self, verdict: Verdict) -> bytes:
-        return self.record(RecordType.VERDICT, verdict.encode())
-
-    async def hear_record(self) -> tuple[RecordType, bytes]:
-        type_, body = await self.hear_frame()
-        assert type_ == FrameType.RECORD, (type_, body)
-        return self.reader.decode(body)
-
-    async def hear_verdict(self) -> Verdict:
-        type_, content = await self.hear_record()
-        assert type_ is RecordType.VERDICT
-        return Verdict.decode(content)
-
-    async def hear_close(self) -> Close:
-        type_, content = await self.hear_record()
-        assert type_ is RecordType.CLOSE
-        return Close.decode(content)
-
-    def _greet(
-        self,
-        type_: FrameType,
-        greeting: Greeting | bytes | None,
-        *,
-        signature: bytes | None = None,
-        payload: bytes | None = None,
-    ) -> bytes:
-        said = self.honest() if greeting is None else greeting
-        record = said.encode() if isinstance(said, Greeting) else said
-
-        def compose(h: bytes) -> bytes:
-            if payload is not None:
-                return payload
-            context = GreetingContext(self.role, h, self.static_key.public, self._responder)
-            signed = self.identity.sign_greeting(context, record) if signature is None else signature
-            return encode_greeting_payload(record, signed)
-
-        return encode_frame(type_, self.noise.write_message(compose))
-
-    def _start(self, preface: bytes) -> None:
-        self.noise = HandshakeState(
-            self.suite.noise_name,
-            self.suite.pattern,
-            self.role,
-            prologue=self.network.prologue(preface),
-            s=self.static_key,
-            psks=self.network.psks[:1],
-        )
-
-    def _split(self) -> None:
-        to_responder, to_initiator = self.noise.split()
-        ours, theirs = (
-            (to_responder, to_initiator) if self.role is Role.INITIATOR else (to_initiator, to_responder)
-        )
-        self.writer, self.reader = RecordWriter(ours), RecordReader(theirs)
-
-
-async def answer_by_hand(hand: ByHand) -> None:
-    """The responder's part, up to the ACK; the verdict is the test's."""
-    await hand.hear_flight()
-    await hand.say(hand.syn_ack())
-    await hand.hear_ack()
-
-
-async def call_by_hand(hand: ByHand, responder: PeerId) -> None:
-    """The initiator's part, up to and with the ACK; the verdict has not been read."""
-    await hand.say(hand.flight())
-    await hand.hear_syn_ack(responder)
-    await hand.say(hand.ack())
+        network = network or (Network("trishake", PSK) if suite.pattern.psk else Network())
+        super().__init__(stream, identity, suite=suite, network=network, **options)
 
 
 async def meet_by_hand(transport: StreamPairMaker, **options: Any) -> tuple[SecureStream, ByHand]:
@@ -629,13 +433,9 @@ async def meet_by_hand(transport: StreamPairMaker, **options: Any) -> tuple[Secu
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dial)
-        await answer_by_hand(hand)
-        await hand.say(ready(hand))
+        await hand.answer()
+        await hand.say(hand.ready())
     return met[0], hand
-
-
-def ready(hand: ByHand) -> bytes:
-    return hand.verdict(Verdict(VerdictCode.READY))
 
 
 def alert(code: int, detail: bytes = b"") -> bytes:
@@ -747,25 +547,15 @@ async def linked_by_hand(
 
         async with trio.open_nursery() as greeting:
             greeting.start_soon(dial)
-            await answer_by_hand(hand)
-            await hand.say(ready(hand))
+            await hand.answer()
+            await hand.say(hand.ready())
         yield ends[0], hand
         nursery.cancel_scope.cancel()
-
-
-def mux(type_: MuxType, flags: MuxFlag, stream: int, body: bytes = b"", *, length: int | None = None) -> bytes:
-    """A frame of a stream, for a DATA record. length: what it claims, if not that of its body."""
-    return MuxFrame(type_, flags, stream, len(body) if length is None else length).encode() + body
 
 
 def accepted(stream: int) -> bytes:
     """The answer that takes a stream."""
     return mux(MuxType.DATA, MuxFlag.ACK, stream, b"\x00")
-
-
-def opening(stream: int, protocol: str, flags: MuxFlag = MuxFlag.SYN) -> bytes:
-    said = protocol.encode()
-    return mux(MuxType.DATA, flags, stream, bytes((len(said),)) + said)
 
 
 # --- in the middle --------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from trishake import (
 )
 from trishake._signer import Signer
 from trishake._trust import Decision, Policy
+from trishake.testing._by_hand import read_to_end
 from trishake_protocol import GreetingToSign
 from trishake_protocol.messages import FrameType, RecordType, Verdict, encode_frame
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK
@@ -55,12 +56,9 @@ from .conftest import (
     Resolver,
     Watch,
     alert,
-    answer_by_hand,
     closed_port,
     connect,
     outcomes,
-    read_to_end,
-    ready,
     reset,
     serving,
     side,
@@ -443,7 +441,7 @@ def alerting(code: int, detail: bytes = b"") -> Callable[[], Awaitable[Ends]]:
 
 def deciding(code: VerdictCode | int, **parts: Any) -> Callable[[], Awaitable[Ends]]:
     async def answer(hand: ByHand) -> None:
-        await answer_by_hand(hand)
+        await hand.answer()
         await hand.say(hand.verdict(Verdict(code, **parts)))
         await hand.stream.aclose()
 
@@ -595,10 +593,10 @@ async def crossing() -> Ends:
 
     async def slowly(stream: trio.SocketStream) -> None:
         hand = ByHand(stream, small)
-        await answer_by_hand(hand)
+        await hand.answer()
         asked.set()
         await answer.wait()
-        await hand.say(ready(hand))
+        await hand.say(hand.ready())
         await read_to_end(stream)
 
     async with (
@@ -783,12 +781,12 @@ async def in_syn_ack(hand: ByHand) -> None:
 
 
 async def after_ack(hand: ByHand) -> None:
-    await answer_by_hand(hand)
+    await hand.answer()
 
 
 async def in_verdict(hand: ByHand) -> None:
-    await answer_by_hand(hand)
-    await hand.say(ready(hand)[:10])
+    await hand.answer()
+    await hand.say(hand.ready()[:10])
 
 
 async def before_syn(hand: ByHand) -> None:
@@ -864,7 +862,7 @@ def changed_at(frame: bytes, at: int) -> bytes:
 
 def answering_with(make: Callable[[ByHand], bytes], *, verdict: bool = False) -> Callable[[], Awaitable[Ends]]:
     async def answer(hand: ByHand) -> None:
-        await (answer_by_hand(hand) if verdict else hand.hear_flight())
+        await (hand.answer() if verdict else hand.hear_flight())
         await hand.say(make(hand))
         await read_to_end(hand.stream)
 
@@ -896,7 +894,7 @@ failures(
         "SYN-ACK too short": answering_with(lambda hand: hand.syn_ack(payload=b"\x80")),
         "downgrade, seen by the dialer": answering_with(lambda hand: hand.syn_ack(hand.honest(offers=(2,)))),
         "downgrade, seen by the listener": calling_with(lambda hand: hand.ack(hand.honest(offers=(2, 1)))),
-        "verdict changed on its way": answering_with(lambda hand: changed_at(ready(hand), 10), verdict=True),
+        "verdict changed on its way": answering_with(lambda hand: changed_at(hand.ready(), 10), verdict=True),
         "verdict is another record": answering_with(
             lambda hand: hand.record(RecordType.DATA, b"hello"), verdict=True
         ),

@@ -23,7 +23,6 @@ from .conftest import (
     ByHand,
     Watch,
     alert,
-    call_by_hand,
     connect,
     outcome,
     receive_exactly,
@@ -244,14 +243,14 @@ async def speak_nonsense(hand: ByHand) -> None:
 
 
 async def be_rejected_and_stay(hand: ByHand) -> None:
-    await call_by_hand(hand, BOB.id)
+    await hand.call(BOB.id)
     assert (await hand.hear_verdict()).code is VerdictCode.IDENTITY_UNKNOWN
     await hand.hear_to_end()
 
 
 async def be_accepted_and_stay(hand: ByHand) -> None:
     hand.identity, hand.static_key = ADA, ADA.static_key
-    await call_by_hand(hand, BOB.id)
+    await hand.call(BOB.id)
     assert (await hand.hear_verdict()).code is VerdictCode.READY
 
 

@@ -34,9 +34,10 @@ from trishake import (
     VerdictCode,
     anyone,
 )
+from trishake.testing._by_hand import read_to_end
 from trishake_protocol.messages import Verdict
 
-from .conftest import ADA, BOB, EVE, ByHand, cancelled_at, outcome, read_to_end
+from .conftest import ADA, BOB, EVE, ByHand, cancelled_at, outcome
 from .world import (
     CARL,
     HASTY,

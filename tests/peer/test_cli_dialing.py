@@ -22,7 +22,7 @@ from trishake_protocol.messages import Verdict
 from trishake_protocol.patterns import SUITES
 
 from .command_line import PATIENCE, User, in_words, too_wide
-from .conftest import ANYWHERE, BOB, EVE, ByHand, answer_by_hand, serving
+from .conftest import ANYWHERE, BOB, EVE, ByHand, serving
 from .test_ssh_agent import Agent, agent  # noqa: F401
 
 
@@ -106,7 +106,7 @@ async def test_whom_the_invite_names_is_greeted(ada: User) -> None:
 async def test_where_the_other_side_sees_us_reaches_no_terminal_as_it_came(ada: User) -> None:
     async def serve(stream: trio.SocketStream) -> None:
         hand = ByHand(stream, BOB, suite=SUITES[Network().default_suites[0]])
-        await answer_by_hand(hand)
+        await hand.answer()
         await hand.say(hand.verdict(Verdict(VerdictCode.READY, seen="\x1b]0;title\x07\u202e")))
         await stream.receive_some()
 

@@ -20,6 +20,7 @@ from trishake import (
     StreamRefused,
     StreamTimeout,
 )
+from trishake.testing._by_hand import mux, opening, read_to_end
 from trishake_protocol.limits import MAX_STREAMS, STREAM_WINDOW
 from trishake_protocol.messages import (
     Close,
@@ -43,18 +44,13 @@ from .conftest import (
     StreamPairMaker,
     accepted,
     arrival,
-    call_by_hand,
     cancelled_at,
     connect,
     linked,
     linked_by_hand,
     memory_pair,
     met,
-    mux,
     open_sockets,
-    opening,
-    read_to_end,
-    ready,
     receive_exactly,
     reset,
     tcp_pair,
@@ -147,7 +143,7 @@ BREACHES: dict[str, tuple[Callable[[ByHand], bytes], CloseCode]] = {
         CloseCode.PROTOCOL,
     ),
     "an empty DATA": (lambda hand: hand.record(RecordType.DATA), CloseCode.PROTOCOL),
-    "a VERDICT": (lambda hand: ready(hand), CloseCode.PROTOCOL),
+    "a VERDICT": (lambda hand: hand.ready(), CloseCode.PROTOCOL),
     "a SYN": (lambda hand: encode_frame(FrameType.SYN, bytes(32)), CloseCode.PROTOCOL),
     "HTTP": (lambda hand: b"GET / HTTP/1.1\r\n\r\n", CloseCode.PROTOCOL),
     "DATA for a stream never opened": (
@@ -186,7 +182,7 @@ async def dialed_by_hand(limits: Limits = QUICK) -> AsyncIterator[tuple[Connecti
         bob.handle(KEEP, Keep())
         async with await connect(await bob.listen(ANYWHERE)) as stream:
             hand = ByHand(stream, EVE)
-            await call_by_hand(hand, BOB.id)
+            await hand.call(BOB.id)
             await hand.hear_verdict()
             yield await arrival(bob), hand
         await bob.aclose(finish=0)

@@ -45,7 +45,7 @@ from trishake_protocol import code_name
 from trishake_protocol.limits import EXPIRY_ALLOWANCE
 from trishake_protocol.patterns import SUITES
 
-from .conftest import ADA, BOB, EVE, ByHand, call_by_hand, side
+from .conftest import ADA, BOB, EVE, ByHand, side
 from .failures import CARL, ELSEWHERE, FAILURES, PATIENT, Ends, elsewhere
 
 TABLE: Final = Path(__file__).with_name("explanations.md")
@@ -381,7 +381,7 @@ async def test_who_is_lost_while_he_is_told_that_he_is_accepted_had_sent_his_ack
         return accept()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(call_by_hand, hand, BOB.id)
+        nursery.start_soon(hand.call, BOB.id)
         with pytest.raises(NoResponse) as caught:
             await respond(ours, BOB, **side(BOB, trust=policy).options)
     error = caught.value

@@ -13,7 +13,7 @@ from trishake import CloseCode, ConnectionClosed, Role, Stream, StreamError
 from trishake_protocol.messages import RecordType
 
 from .. import yamux
-from .conftest import BOB, ByHand, call_by_hand, memory_pair, open_over
+from .conftest import BOB, ByHand, memory_pair, open_over
 
 BODIES = [
     b"",
@@ -93,7 +93,7 @@ async def meet_chatter(seed: int) -> ConnectionClosed:
                 pass
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(call_by_hand, eve, BOB.id)
+        nursery.start_soon(ByHand.call, eve, BOB.id)
         connection = await open_over(at_bob, Role.RESPONDER, nursery, handlers=HANDLERS)
         nursery.start_soon(open_some)
         try:

@@ -43,6 +43,7 @@ from trishake import (
     reject,
     respond,
 )
+from trishake.testing._by_hand import read_to_end
 from trishake_protocol.messages import Close, FrameType, RecordType, Verdict, encode_frame
 from trishake_protocol.patterns import CLASSICAL, HYBRID
 from trishake_protocol.primitives import KeyPair
@@ -59,16 +60,12 @@ from .conftest import (
     ByHand,
     StreamPairMaker,
     alert,
-    answer_by_hand,
-    call_by_hand,
     cancelled_at,
     closed_port,
     memory_pair,
     open_sockets,
     outcome,
     outcomes,
-    read_to_end,
-    ready,
     relayed,
     reset,
     serving,
@@ -120,7 +117,7 @@ async def test_somebody_listens_and_says_nothing() -> None:
 async def test_a_responder_that_never_decides_is_a_timeout_at_the_verdict() -> None:
     async def undecided(stream: trio.SocketStream) -> None:
         hand = ByHand(stream)
-        await answer_by_hand(hand)
+        await hand.answer()
         assert await hand.hear_to_end() == b""
 
     error = await failed_dial(undecided, limits=Limits(greeting=0.3))
@@ -148,8 +145,8 @@ async def after_syn_ack(hand: ByHand) -> None:
 
 
 async def within_the_verdict(hand: ByHand) -> None:
-    await answer_by_hand(hand)
-    await hand.say(ready(hand)[:-1])
+    await hand.answer()
+    await hand.say(hand.ready()[:-1])
 
 
 LEAVING = [
@@ -157,7 +154,7 @@ LEAVING = [
     (after_syn, Phase.SYN_ACK),
     (within_syn_ack, Phase.SYN_ACK),
     (after_syn_ack, Phase.VERDICT),
-    (answer_by_hand, Phase.VERDICT),
+    (ByHand.answer, Phase.VERDICT),
     (within_the_verdict, Phase.VERDICT),
 ]
 
@@ -177,7 +174,7 @@ async def test_a_responder_that_ends_its_stream_is_no_response_from_the_phase_it
     assert error.retryable
 
 
-@pytest.mark.parametrize(("step", "phase"), [(after_syn, Phase.SYN_ACK), (answer_by_hand, Phase.VERDICT)])
+@pytest.mark.parametrize(("step", "phase"), [(after_syn, Phase.SYN_ACK), (ByHand.answer, Phase.VERDICT)])
 async def test_a_responder_that_crashes_is_a_reset_in_the_phase_it_was_in(
     step: Callable[[ByHand], Awaitable[None]], phase: Phase
 ) -> None:
@@ -334,11 +331,11 @@ INSTEAD_OF_VERDICT: dict[str, Callable[[ByHand], bytes]] = {
     "a VERDICT with an unknown critical key": lambda hand: hand.record(
         RecordType.VERDICT, b"\x82\xa2!x\xc3\xa4code\x00"
     ),
-    "the right VERDICT under the next nonce": lambda hand: hand.record(RecordType.DATA, b"lost") and ready(hand),
-    "the right VERDICT with a flipped bit": lambda hand: flipped(ready(hand)),
-    "the right VERDICT labelled ACK": lambda hand: b"\x03" + ready(hand)[1:],
+    "the right VERDICT under the next nonce": lambda hand: hand.record(RecordType.DATA, b"lost") and hand.ready(),
+    "the right VERDICT with a flipped bit": lambda hand: flipped(hand.ready()),
+    "the right VERDICT labelled ACK": lambda hand: b"\x03" + hand.ready()[1:],
     "a SYN-ACK again": lambda hand: encode_frame(FrameType.SYN_ACK, bytes(96 + 256)),
-    "an unknown frame": lambda hand: b"\x42" + ready(hand)[1:],
+    "an unknown frame": lambda hand: b"\x42" + hand.ready()[1:],
     "an empty ALERT": lambda hand: encode_frame(FrameType.ALERT, b""),
     "HTTP": lambda hand: HTTP,
 }
@@ -353,7 +350,7 @@ async def test_what_comes_instead_of_a_verdict_is_broken_and_never_accepted(
     async def serve(stream: trio.SocketStream) -> None:
         nonlocal said
         hand = ByHand(stream)
-        await answer_by_hand(hand)
+        await hand.answer()
         await hand.say(answer(hand))
         said = await hand.hear_to_end()
 
@@ -398,7 +395,7 @@ async def test_an_alert_is_a_rejection_that_anyone_may_have_written(
     async def refuse(stream: trio.SocketStream) -> None:
         nonlocal said
         hand = ByHand(stream)
-        await (answer_by_hand if late else after_syn)(hand)
+        await (ByHand.answer if late else after_syn)(hand)
         await hand.say(frame)
         said = await hand.hear_to_end()
 
@@ -449,7 +446,7 @@ async def test_a_verdict_that_is_not_ready_is_an_authenticated_rejection(reason:
     async def refuse(stream: trio.SocketStream) -> None:
         nonlocal said
         hand = ByHand(stream)
-        await answer_by_hand(hand)
+        await hand.answer()
         await hand.say(
             hand.verdict(Verdict(reason, 7, "192.0.2.7:4711", "not today")),
             hand.record(RecordType.CLOSE, Close().encode()),
@@ -893,7 +890,7 @@ async def test_a_dialer_that_is_gone_when_he_is_accepted_is_a_reset() -> None:
         return accept()
 
     async def leave() -> None:
-        await call_by_hand(hand, BOB.id)
+        await hand.call(BOB.id)
         await considering.wait()
         at_hand.receive_stream.close()
         decided.set()
@@ -907,7 +904,7 @@ async def test_a_dialer_that_is_gone_when_he_is_accepted_is_a_reset() -> None:
 
 async def test_a_dialer_that_is_gone_when_he_is_refused_is_not_waited_for(autojump_clock: MockClock) -> None:
     async with answering(memory_pair, trust=returns(reject())) as (hand, ended):
-        await call_by_hand(hand, BOB.id)
+        await hand.call(BOB.id)
         await hand.stream.aclose()
         await ended.wait()
         assert ended.at == trio.current_time()
@@ -1154,8 +1151,8 @@ async def syn_ack_one_byte_a_second(hand: ByHand) -> None:
 
 
 async def verdict_one_byte_a_second(hand: ByHand) -> None:
-    await answer_by_hand(hand)
-    await trickle(hand, ready(hand))
+    await hand.answer()
+    await trickle(hand, hand.ready())
 
 
 @pytest.mark.parametrize(
@@ -1163,7 +1160,7 @@ async def verdict_one_byte_a_second(hand: ByHand) -> None:
     [
         (at_once, Phase.SYN_ACK),
         (syn_ack_one_byte_a_second, Phase.SYN_ACK),
-        (answer_by_hand, Phase.VERDICT),
+        (ByHand.answer, Phase.VERDICT),
         (verdict_one_byte_a_second, Phase.VERDICT),
     ],
 )
@@ -1227,7 +1224,7 @@ async def answer_the_syn(hand: ByHand) -> None:
     [
         (at_once, only(EVE.id)),
         (answer_the_syn, hangs),
-        (answer_by_hand, only(EVE.id)),
+        (ByHand.answer, only(EVE.id)),
         (answer_the_syn, only(BOB.id)),
     ],
     ids=["at SYN-ACK", "in the policy", "at VERDICT", "in the goodbye"],
@@ -1254,8 +1251,8 @@ async def test_a_cancelled_initiate_has_closed_its_stream(
     [
         (at_once, only(EVE.id)),
         (call_and_stop, only(EVE.id)),
-        (partial(call_by_hand, responder=BOB.id), hangs),
-        (partial(call_by_hand, responder=BOB.id), only(ADA.id)),
+        (partial(ByHand.call, responder=BOB.id), hangs),
+        (partial(ByHand.call, responder=BOB.id), only(ADA.id)),
     ],
     ids=["at SYN", "at ACK", "in the policy", "in the goodbye"],
 )
@@ -1276,7 +1273,7 @@ async def test_a_cancelled_respond_has_closed_its_stream(
     await hand.hear_to_end()
 
 
-@pytest.mark.parametrize("step", [at_once, answer_the_syn, answer_by_hand])
+@pytest.mark.parametrize("step", [at_once, answer_the_syn, ByHand.answer])
 async def test_a_cancelled_dial_leaves_no_socket_and_no_task(step: Callable[[ByHand], Awaitable[None]]) -> None:
     reached, left = trio.Event(), trio.Event()
 

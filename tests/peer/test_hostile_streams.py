@@ -42,7 +42,7 @@ from trishake import (
 from trishake_protocol.messages import Close, RecordType
 from trishake_protocol.patterns import CLASSICAL
 
-from .conftest import ADA, ANYWHERE, BOB, EVE, QUICK, ByHand, connect, open_sockets, ready, reset
+from .conftest import ADA, ANYWHERE, BOB, EVE, QUICK, ByHand, connect, open_sockets, reset
 
 LIMITS: Final = replace(QUICK, policy=0.2, close=0.3, finish=0.3, request=0.3, open_stream=0.5)
 
@@ -346,7 +346,7 @@ async def be_dialed(bob: Peer, at_once: bytes) -> ByHand:
         await hand.hear_flight()
         await hand.say(hand.syn_ack(hand.honest(caps=("mux/1",))))
         await hand.hear_ack()
-        await hand.say(ready(hand), hand.record(DATA, at_once) if at_once else b"")
+        await hand.say(hand.ready(), hand.record(DATA, at_once) if at_once else b"")
     return hand
 
 

@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from trishake import CloseCode, Connection, Limits, Listener, Peer, VerdictCode
+from trishake.testing._by_hand import read_to_end
 from trishake_protocol.messages import FrameType, encode_frame
 from trishake_protocol.patterns import CLASSICAL
 
@@ -25,10 +26,8 @@ from .conftest import (
     ByHand,
     Watch,
     arrival,
-    call_by_hand,
     connect,
     outcome,
-    read_to_end,
     reset,
 )
 
@@ -125,7 +124,7 @@ async def test_one_who_breaks_the_protocol_behind_ready_ends_his_own_connection_
         listener = await bob.listen(ANYWHERE)
         async with await connect(listener) as stream:
             hand = ByHand(stream)
-            await call_by_hand(hand, BOB.id)
+            await hand.call(BOB.id)
             assert (await hand.hear_verdict()).code is VerdictCode.READY
             at_bob = await arrival(bob)
             await hand.say(encode_frame(FrameType.RECORD, bytes(100)))

@@ -19,6 +19,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from trishake import BadMessage, MessageChannel, MessageTooLarge, RequestFailed
 from trishake._messages import MAX_DEPTH, MAX_SIZE, answer, request
+from trishake.testing._by_hand import read_to_end
 
 from .conftest import (
     ADA,
@@ -29,7 +30,6 @@ from .conftest import (
     cancelled_at,
     lockstep_pair,
     memory_pair,
-    read_to_end,
     reset,
     tcp_pair,
 )

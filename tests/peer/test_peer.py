@@ -48,6 +48,7 @@ from trishake import (
     only,
     respond,
 )
+from trishake.testing._by_hand import read_to_end
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, HYBRID_PSK
 
 from .conftest import (
@@ -63,12 +64,10 @@ from .conftest import (
     Watch,
     alert,
     arrival,
-    call_by_hand,
     cancelled_at,
     connect,
     open_sockets,
     outcome,
-    read_to_end,
     receive_exactly,
     reset,
     serving,
@@ -428,7 +427,7 @@ async def test_leaving_raises_nothing_though_the_other_sides_have_hung_up() -> N
     async with peer(ADA) as ada, peer(BOB) as bob:
         listener = await bob.listen(ANYWHERE)
         async with by_hand(listener) as hand:
-            await call_by_hand(hand, BOB.id)
+            await hand.call(BOB.id)
             await hand.hear_verdict()
             accepted = await arrival(bob)
             assert isinstance(hand.stream, trio.SocketStream)

@@ -40,7 +40,6 @@ from .conftest import (
     SETTLED,
     ByHand,
     arrival,
-    call_by_hand,
     connect,
     reset,
 )
@@ -57,7 +56,7 @@ async def called_by_hand(listener: Listener, identity: Identity = EVE) -> AsyncI
     """A dialer in our hands, to whom READY was said."""
     async with await connect(listener) as stream:
         hand = ByHand(stream, identity)
-        await call_by_hand(hand, BOB.id)
+        await hand.call(BOB.id)
         assert (await hand.hear_verdict()).code is VerdictCode.READY
         yield hand
 
@@ -205,7 +204,7 @@ async def test_a_dead_connection_is_told_so_though_the_peer_leaves_at_once(socke
         async with peer(BOB, limits=replace(SOON, close=5)) as bob:
             listener = await bob.listen(ANYWHERE)
             dead = ByHand(await connect(listener), EVE)
-            await call_by_hand(dead, BOB.id)
+            await dead.call(BOB.id)
             await dead.hear_verdict()
             nursery.start_soon(hear, dead)
             async with called_by_hand(listener) as second:
@@ -245,7 +244,7 @@ async def test_of_many_who_come_at_once_one_is_taken() -> None:
     async def dial(listener: Listener) -> None:
         async with await connect(listener) as stream:
             hand = ByHand(stream, EVE)
-            await call_by_hand(hand, BOB.id)
+            await hand.call(BOB.id)
             verdict = await hand.hear_verdict()
             ends.append(verdict.code)
             if verdict.code is VerdictCode.READY:
@@ -268,7 +267,7 @@ async def test_a_connection_that_ends_while_it_is_asked_makes_room() -> None:
         listener = await bob.listen(ANYWHERE)
         async with called_by_hand(listener) as first, await connect(listener) as stream:
             again = ByHand(stream, EVE)
-            await call_by_hand(again, BOB.id)
+            await again.call(BOB.id)
             assert (await first.hear_record())[0] is RecordType.PING
             assert isinstance(first.stream, trio.SocketStream)
             await reset(first.stream)
@@ -286,7 +285,7 @@ async def test_an_identity_that_waits_for_its_turn_holds_up_no_other() -> None:
             peer(ADA) as ada,
         ):
             again = ByHand(stream, EVE)
-            await call_by_hand(again, BOB.id)  # and Bob asks the first one
+            await again.call(BOB.id)  # and Bob asks the first one
             with trio.fail_after(3):
                 assert (await ada.dial(listener.invite)).peer == BOB.id
         await bob.aclose(finish=0)

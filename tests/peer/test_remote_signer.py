@@ -25,6 +25,7 @@ from trishake._errors import SigningFailed
 from trishake._messages import encode_message, request
 from trishake._remote_signer import RemoteSigner, serve_signer
 from trishake._signer import Signer
+from trishake.testing._by_hand import read_to_end
 from trishake_protocol import GreetingToSign, Role
 from trishake_protocol.identity import GreetingContext
 from trishake_protocol.messages import Greeting
@@ -42,7 +43,6 @@ from .conftest import (
     cancelled_at,
     nobody_at,
     open_sockets,
-    read_to_end,
 )
 
 HOLDER = """

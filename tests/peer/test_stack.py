@@ -11,8 +11,9 @@ from trio.testing import wait_all_tasks_blocked
 import trishake
 import trishake_protocol
 from trishake import Identity, Limits, Peer
+from trishake.testing._by_hand import read_to_end
 
-from .conftest import SETTLED, read_to_end
+from .conftest import SETTLED
 
 OURS = tuple(str(Path(package.__file__ or "").parent) for package in (trishake, trishake_protocol))
 

@@ -27,6 +27,7 @@ from trishake import (
     only,
     reject,
 )
+from trishake.testing._by_hand import read_to_end
 from trishake_protocol.patterns import CLASSICAL
 
 from .conftest import (
@@ -41,7 +42,6 @@ from .conftest import (
     closed_port,
     connect,
     met,
-    read_to_end,
 )
 
 

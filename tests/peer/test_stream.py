@@ -35,6 +35,7 @@ from trishake import (
     reject,
 )
 from trishake._wire import SocketWire
+from trishake.testing._by_hand import mux, read_to_end
 from trishake_protocol.limits import STREAM_WINDOW
 from trishake_protocol.messages import MuxFlag, MuxFrame, MuxType, RecordType
 
@@ -55,9 +56,7 @@ from .conftest import (
     linked_by_hand,
     memory_pair,
     met,
-    mux,
     narrow_pair,
-    read_to_end,
     receive_exactly,
     tcp_pair,
 )

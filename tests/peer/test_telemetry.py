@@ -50,10 +50,8 @@ from .conftest import (
     EVE,
     ByHand,
     Resolver,
-    answer_by_hand,
     closed_port,
     outcomes,
-    ready,
     side,
     tcp_pair,
 )
@@ -485,7 +483,7 @@ async def dial_one_who_closes(recorded: Recorded, resolver: Resolver) -> DialErr
 
 async def dial_one_who_closes_before_the_verdict(recorded: Recorded, resolver: Resolver) -> DialError:
     async def script(hand: ByHand) -> None:
-        await answer_by_hand(hand)
+        await hand.answer()
         await hand.stream.aclose()
 
     async with by_hand(script) as invite:
@@ -710,14 +708,14 @@ async def test_how_long_connections_were_open_is_known_by_role_and_by_how_they_e
     recorded: Recorded, autojump_clock: MockClock
 ) -> None:
     async def script(hand: ByHand) -> None:
-        await answer_by_hand(hand)
-        await hand.say(ready(hand))
+        await hand.answer()
+        await hand.say(hand.ready())
         await trio.sleep(5)
         await hand.say(hand.record(RecordType.CLOSE, Close(0x77, "a code of its own").encode()))
 
     async def cut(hand: ByHand) -> None:
-        await answer_by_hand(hand)
-        await hand.say(ready(hand))
+        await hand.answer()
+        await hand.say(hand.ready())
         await hand.stream.aclose()
 
     async with two(recorded) as (ada, invite), by_hand(script) as odd, by_hand(cut, "cut") as cut_off:

@@ -14,8 +14,9 @@ import trio
 
 from trishake import Address, Cause, Limits, NoResponse, Peer, Phase, Tls
 from trishake._transport import open_stream
+from trishake.testing._by_hand import read_to_end
 
-from .conftest import ADA, BOB, QUICK, Watch, open_sockets, read_to_end, reset, serving
+from .conftest import ADA, BOB, QUICK, Watch, open_sockets, reset, serving
 
 
 async def dial(port: int, limits: Limits = QUICK, transport: Tls | None = None, host: str = "127.0.0.1") -> None:

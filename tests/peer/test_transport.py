@@ -41,6 +41,7 @@ from trishake._observers import Observers
 from trishake._timeline import Trace
 from trishake._transport import begins_handshake, open_stream, remote_endpoint
 from trishake.testing import check_transport
+from trishake.testing._by_hand import read_to_end
 
 from .conftest import (
     ADA,
@@ -53,7 +54,6 @@ from .conftest import (
     cancelled_at,
     closed_port,
     open_sockets,
-    read_to_end,
     tcp_pair,
 )
 

@@ -15,8 +15,9 @@ from trio.testing import MockClock, check_two_way_stream, memory_stream_pair, wa
 from trishake import Address, Cause, NoResponse, Peer, Phase, WebSocket
 from trishake._transport import open_stream
 from trishake._websocket_stream import WebSocketStream
+from trishake.testing._by_hand import read_to_end
 
-from .conftest import ADA, BOB, QUICK, Watch, open_sockets, read_to_end, receive_exactly, reset, serving
+from .conftest import ADA, BOB, QUICK, Watch, open_sockets, receive_exactly, reset, serving
 
 HERE = Address("peer.test", 80, scheme="ws", path="/here")
 Pair = tuple[WebSocketStream, WebSocketStream]

@@ -1,0 +1,177 @@
+"""What a test says of a dial: it is accepted, rejected for this reason, refused by the dialer, or not answered.
+
+Each looks at both sides, and says which peer, which step and which reason where it is otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+import trio
+
+from trishake_protocol import AlertCode, VerdictCode, code_name
+
+from .._addresses import Address
+from .._connection import Connection
+from .._errors import DialError, NoResponse, Refused, Rejected
+from .._listener import Listener
+from .._peer import Peer
+from .._steps import Cause, Phase
+from .._trust import Policy
+from ._accounts import account_of_failure
+from ._virtual_network import NetworkPeer
+
+Dialed: TypeAlias = Peer | Listener | Address | str
+"""Who is dialed: a peer that listens, a listener, or an invite. With a peer, its side is looked at too."""
+
+Reason: TypeAlias = AlertCode | VerdictCode | int | str
+"""A code of the specification, or its name; a number where it is the application's own."""
+
+_SOON: Final = 5.0
+"""Seconds until the other side must have noticed too."""
+
+
+async def assert_accepts(listener: Dialed, dialer: Peer, *, trust: Policy | None = None) -> Connection:
+    """The listener takes the dialer in, and each is who the other thinks. The dialer's connection.
+
+    trust: the dialer's policy for this dial. Raises AssertionError otherwise.
+    """
+    invite = await _invite(listener)
+    expected = f"{_name(listener)} was to accept {_name(dialer)}"
+    try:
+        connection = await dialer.dial(invite, trust=trust)
+    except DialError as error:
+        raise _failed(expected, error, dialer, listener) from error
+    if isinstance(listener, Peer):
+        if connection.peer != listener.id:
+            raise AssertionError(f"{expected}, and {connection.peer} has answered in its place")
+        with trio.move_on_after(_SOON):
+            while listener.connection(dialer.id) is None:
+                await trio.sleep(0.001)
+        if listener.connection(dialer.id) is None:
+            raise AssertionError(
+                f"{expected}: {_name(dialer)} has heard READY, and {_name(listener)} has no connection with it"
+            )
+    return connection
+
+
+async def assert_rejects(
+    listener: Dialed, dialer: Peer, reason: Reason, *, text: str | None = None, trust: Policy | None = None
+) -> Rejected:
+    """The listener does not take the dialer in, for this reason, and both know it. What the dialer is told.
+
+    text: what the listener says besides. trust: the dialer's policy for this dial. Raises AssertionError
+    otherwise.
+    """
+    invite = await _invite(listener)
+    wanted = _code(reason)
+    expected = f"{_name(listener)} was to reject {_name(dialer)} with {wanted}"
+    told = listener.statistics().told.get(wanted, 0) if isinstance(listener, Peer) else 0
+    try:
+        connection = await dialer.dial(invite, trust=trust)
+    except Rejected as error:
+        if code_name(error.reason) != wanted:
+            raise _failed(expected, error, dialer, listener) from error
+        if text is not None and error.text != text:
+            raise AssertionError(f"{expected} and the words {text!r}; the words were {error.text!r}") from error
+        if isinstance(listener, Peer):
+            await _wait_told(listener, wanted, told, expected)
+        return error
+    except DialError as error:
+        raise _failed(expected, error, dialer, listener) from error
+    raise _accepted(expected, connection)
+
+
+async def assert_refuses(
+    dialer: Peer, listener: Dialed, reason: Reason, *, trust: Policy | None = None
+) -> Refused:
+    """The dialer does not go on with who listens there, for this reason. What its own side says.
+
+    trust: the dialer's policy for this dial. Raises AssertionError otherwise.
+    """
+    invite = await _invite(listener)
+    wanted = _code(reason)
+    expected = f"{_name(dialer)} was to refuse {_name(listener)} with {wanted}"
+    try:
+        connection = await dialer.dial(invite, trust=trust)
+    except Refused as error:
+        if code_name(error.reason) != wanted:
+            raise _failed(expected, error, dialer, listener) from error
+        return error
+    except DialError as error:
+        raise _failed(expected, error, dialer, listener) from error
+    raise _accepted(expected, connection)
+
+
+async def assert_no_response(
+    listener: Dialed, dialer: Peer, *, phase: Phase | str | None = None, cause: Cause | str | None = None
+) -> NoResponse:
+    """The dialer gets no answer, or none to the end. What it says of that.
+
+    phase, cause: how far it comes, and why not farther; whichever, by default. Raises AssertionError otherwise.
+    """
+    invite = await _invite(listener)
+    where = "" if phase is None else f" in the phase {phase}"
+    why = "" if cause is None else f", because of {cause}"
+    expected = f"{_name(dialer)} was to get no response from {_name(listener)}{where}{why}"
+    try:
+        connection = await dialer.dial(invite)
+    except NoResponse as error:
+        if phase not in (None, error.phase) or cause not in (None, error.cause):
+            raise _failed(expected, error, dialer, listener) from error
+        return error
+    except DialError as error:
+        raise _failed(expected, error, dialer, listener) from error
+    raise _accepted(expected, connection)
+
+
+async def _invite(listener: Dialed) -> str:
+    if isinstance(listener, NetworkPeer):
+        return (await listener.ready()).invite
+    if isinstance(listener, Peer):
+        if not listener.listeners:
+            raise ValueError(f"{listener!r} does not listen: call its `listen` first")
+        return listener.listeners[0].invite
+    return listener.invite if isinstance(listener, Listener) else str(listener)
+
+
+def _name(who: Dialed) -> str:
+    match who:
+        case NetworkPeer():
+            return who.name
+        case Peer():
+            return who.id.short
+        case Listener():
+            return str(who.addresses[0])
+        case _:
+            return str(who)
+
+
+def _code(reason: Reason) -> str:
+    """Its name. Raises ValueError for a name that is none: a slip of the pen shall not look like a failure."""
+    if not isinstance(reason, str):
+        return code_name(reason)
+    names = [code.name for kind in (AlertCode, VerdictCode) for code in kind]
+    if reason not in names:
+        raise ValueError(f"{reason!r} is no reason; those of the specification are {', '.join(names)}")
+    return reason
+
+
+async def _wait_told(listener: Peer, reason: str, before: int, expected: str) -> None:
+    with trio.move_on_after(_SOON):
+        while listener.statistics().told.get(reason, 0) <= before:
+            await trio.sleep(0.001)
+    now: Mapping[str, int] = listener.statistics().told
+    if now.get(reason, 0) <= before:
+        raise AssertionError(f"{expected}: the dialer was told so, and the listener has counted only {dict(now)}")
+
+
+def _failed(expected: str, error: DialError, dialer: Peer, listener: Dialed) -> AssertionError:
+    found = account_of_failure(error, _name(dialer), _name(listener))
+    return AssertionError(f"{expected}; {found}\n\n{error.explain()}\n\n{error.timeline}")
+
+
+def _accepted(expected: str, connection: Connection) -> AssertionError:
+    who = connection.peer.short
+    return AssertionError(f"{expected}; it was accepted, by {who}, at step 7, verdict\n\n{connection.timeline}")
