@@ -135,6 +135,16 @@ class Peer:
         """Who we are to others."""
         return self._identity.id
 
+    @property
+    def network(self) -> Network:
+        """The network in which we greet."""
+        return self._profile.network
+
+    @property
+    def suites(self) -> tuple[int, ...]:
+        """Ids of the suites that we speak there, best first."""
+        return tuple(suite.id for suite in self._profile.suites)
+
     def __repr__(self) -> str:
         return f"<Peer {self.id.short}>"
 

@@ -5,7 +5,7 @@ Each looks at both sides, and says which peer, which step and which reason where
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import trio
@@ -37,8 +37,8 @@ async def assert_accepts(listener: Dialed, dialer: Peer, *, trust: Policy | None
 
     trust: the dialer's policy for this dial. Raises AssertionError otherwise.
     """
-    invite = await _invite(listener)
-    expected = f"{_name(listener)} was to accept {_name(dialer)}"
+    invite = await invite_to(listener)
+    expected = f"{name_of(listener)} was to accept {name_of(dialer)}"
     try:
         connection = await dialer.dial(invite, trust=trust)
     except DialError as error:
@@ -46,12 +46,9 @@ async def assert_accepts(listener: Dialed, dialer: Peer, *, trust: Policy | None
     if isinstance(listener, Peer):
         if connection.peer != listener.id:
             raise AssertionError(f"{expected}, and {connection.peer} has answered in its place")
-        with trio.move_on_after(_SOON):
-            while listener.connection(dialer.id) is None:
-                await trio.sleep(0.001)
-        if listener.connection(dialer.id) is None:
+        if not await wait_until(lambda: listener.connection(dialer.id) is not None):
             raise AssertionError(
-                f"{expected}: {_name(dialer)} has heard READY, and {_name(listener)} has no connection with it"
+                f"{expected}: {name_of(dialer)} has heard READY, and {name_of(listener)} has no connection with it"
             )
     return connection
 
@@ -64,9 +61,9 @@ async def assert_rejects(
     text: what the listener says besides. trust: the dialer's policy for this dial. Raises AssertionError
     otherwise.
     """
-    invite = await _invite(listener)
+    invite = await invite_to(listener)
     wanted = _code(reason)
-    expected = f"{_name(listener)} was to reject {_name(dialer)} with {wanted}"
+    expected = f"{name_of(listener)} was to reject {name_of(dialer)} with {wanted}"
     told = listener.statistics().told.get(wanted, 0) if isinstance(listener, Peer) else 0
     try:
         connection = await dialer.dial(invite, trust=trust)
@@ -76,7 +73,12 @@ async def assert_rejects(
         if text is not None and error.text != text:
             raise AssertionError(f"{expected} and the words {text!r}; the words were {error.text!r}") from error
         if isinstance(listener, Peer):
-            await _wait_told(listener, wanted, told, expected)
+            heard = await wait_until(lambda: listener.statistics().told.get(wanted, 0) > told)
+            if not heard:
+                counted = dict(listener.statistics().told)
+                raise AssertionError(
+                    f"{expected}: the dialer was told so, and the listener has counted {counted}"
+                ) from error
         return error
     except DialError as error:
         raise _failed(expected, error, dialer, listener) from error
@@ -90,9 +92,9 @@ async def assert_refuses(
 
     trust: the dialer's policy for this dial. Raises AssertionError otherwise.
     """
-    invite = await _invite(listener)
+    invite = await invite_to(listener)
     wanted = _code(reason)
-    expected = f"{_name(dialer)} was to refuse {_name(listener)} with {wanted}"
+    expected = f"{name_of(dialer)} was to refuse {name_of(listener)} with {wanted}"
     try:
         connection = await dialer.dial(invite, trust=trust)
     except Refused as error:
@@ -111,10 +113,10 @@ async def assert_no_response(
 
     phase, cause: how far it comes, and why not farther; whichever, by default. Raises AssertionError otherwise.
     """
-    invite = await _invite(listener)
+    invite = await invite_to(listener)
     where = "" if phase is None else f" in the phase {phase}"
     why = "" if cause is None else f", because of {cause}"
-    expected = f"{_name(dialer)} was to get no response from {_name(listener)}{where}{why}"
+    expected = f"{name_of(dialer)} was to get no response from {name_of(listener)}{where}{why}"
     try:
         connection = await dialer.dial(invite)
     except NoResponse as error:
@@ -126,7 +128,8 @@ async def assert_no_response(
     raise _accepted(expected, connection)
 
 
-async def _invite(listener: Dialed) -> str:
+async def invite_to(listener: Dialed) -> str:
+    """What is to be dialed. Raises ValueError for a peer that does not listen."""
     if isinstance(listener, NetworkPeer):
         return (await listener.ready()).invite
     if isinstance(listener, Peer):
@@ -136,7 +139,8 @@ async def _invite(listener: Dialed) -> str:
     return listener.invite if isinstance(listener, Listener) else str(listener)
 
 
-def _name(who: Dialed) -> str:
+def name_of(who: Dialed) -> str:
+    """What a test calls it, or else what there is of it."""
     match who:
         case NetworkPeer():
             return who.name
@@ -158,17 +162,16 @@ def _code(reason: Reason) -> str:
     return reason
 
 
-async def _wait_told(listener: Peer, reason: str, before: int, expected: str) -> None:
+async def wait_until(condition: Callable[[], bool]) -> bool:
+    """Whether it has come true within the time that the other side has to notice."""
     with trio.move_on_after(_SOON):
-        while listener.statistics().told.get(reason, 0) <= before:
+        while not condition():
             await trio.sleep(0.001)
-    now: Mapping[str, int] = listener.statistics().told
-    if now.get(reason, 0) <= before:
-        raise AssertionError(f"{expected}: the dialer was told so, and the listener has counted only {dict(now)}")
+    return condition()
 
 
 def _failed(expected: str, error: DialError, dialer: Peer, listener: Dialed) -> AssertionError:
-    found = account_of_failure(error, _name(dialer), _name(listener))
+    found = account_of_failure(error, name_of(dialer), name_of(listener))
     return AssertionError(f"{expected}; {found}\n\n{error.explain()}\n\n{error.timeline}")
 
 

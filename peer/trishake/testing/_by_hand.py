@@ -26,7 +26,7 @@ from trishake_protocol.messages import (
     encode_greeting_payload,
 )
 from trishake_protocol.noise import HandshakeState
-from trishake_protocol.patterns import CLASSICAL
+from trishake_protocol.patterns import CLASSICAL, SUITES
 from trishake_protocol.primitives import KeyPair
 from trishake_protocol.records import RecordReader, RecordWriter
 
@@ -40,7 +40,8 @@ class ByHand:
     It sends nothing by itself: `flight`, `syn_ack`, `ack`, `record` give bytes, `say` writes them, and the other
     methods read. What comes that is not what was to be read raises AssertionError.
 
-    identity: who signs. static_key: instead of the identity's own. caps: by default streams, without which no
+    identity: who signs. suite: what is offered; by default the dialer's choice, or else the classical one.
+    static_key: instead of the identity's own. caps: by default streams, without which no
     Peer goes on; `initiate` and `respond`, which have none, take it for one who has said nothing.
     """
 
@@ -55,7 +56,7 @@ class ByHand:
         stream: trio.abc.Stream,
         identity: Identity,
         *,
-        suite: Suite = CLASSICAL,
+        suite: Suite | None = None,
         network: Network | None = None,
         static_key: KeyPair | None = None,
         version_max: int = 1,
@@ -63,10 +64,11 @@ class ByHand:
     ) -> None:
         self.stream = stream
         self.identity = identity
-        self.suite = suite
+        self._follows = suite is None
+        self.suite = suite or CLASSICAL
         self.network = network or Network()
         self.static_key = static_key or identity.static_key
-        self.offers = (suite.id,)
+        self.offers = (self.suite.id,)
         self.version_max = version_max
         self.caps = tuple(caps)
         self.heard = b""
@@ -130,10 +132,13 @@ class ByHand:
         decoded = Preface.decode(header + rest)
         if decoded is None:
             raise AssertionError(f"a preface that is not complete: {(header + rest).hex()}")
+        preface, _ = decoded
+        if self._follows and preface.suite in SUITES:
+            self.suite, self.offers = SUITES[preface.suite], (preface.suite,)
         body = await self._hear(FrameType.SYN)
         self._start(header + rest)
         self.noise.read_message(body)
-        return decoded[0]
+        return preface
 
     async def hear_ack(self) -> bytes:
         """Read ACK; its payload."""

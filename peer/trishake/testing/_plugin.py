@@ -24,6 +24,7 @@ import trio
 from trio.testing import MockClock
 
 from .._keys import Identity
+from ._hostile import HostilePeers
 from ._virtual_network import NetworkPeer, Over, VirtualNetwork, identity_of
 
 _SEED: Final = "trishake_seed"
@@ -156,6 +157,16 @@ async def network(request: pytest.FixtureRequest, _trishake_setting: _Setting) -
 async def peer_pair(network: VirtualNetwork) -> tuple[NetworkPeer, NetworkPeer]:
     """Two peers of the network who welcome whoever proves an identity: ada and bob. Neither has dialed."""
     return network.peer("ada"), network.peer("bob")
+
+
+@pytest.fixture
+async def hostile(network: VirtualNetwork) -> AsyncGenerator[HostilePeers]:
+    """Hostile peers in the network: `(await hostile(silent)).invite` is one to dial, `hostile.attack(silent, bob)`
+    has one dial Bob; see `HostilePeers`.
+    """
+    async with trio.open_nursery() as nursery:
+        yield HostilePeers(network, nursery)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture

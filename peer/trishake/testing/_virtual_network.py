@@ -193,6 +193,7 @@ class NetworkPeer(Peer):
         transports = [network.transport(name), *options.pop("transports", ())]
         super().__init__(identity, observers=observers, transports=transports, **options)
         self.name: Final = name
+        self._virtual_network = network
         self.invite: Final = str(Address(name, peer=self.id, scheme="mem"))
         """`mem://<peer id>@name`, also before it listens."""
         self.closed = False
@@ -208,6 +209,10 @@ class NetworkPeer(Peer):
         finally:
             self.closed = True
             self._is_ready.set()
+
+    def way_of(self, name: str) -> Transport:
+        """How somebody else of that name dials and listens in the same network."""
+        return self._virtual_network.transport(name)
 
     async def ready(self) -> Self:
         """Wait until it listens; `dial` and `open_stream` do so by themselves."""

@@ -1,0 +1,441 @@
+"""Hostile peers: what one is, what it has in its hands, and whether a right peer withstands it.
+
+HostilePeer                     silent, impostor, …: a script, and what a right peer makes of it
+attack, serving                 let it loose on who listens, or be there for who dials
+assert_listener_withstands      a right listener answers as it should, and is there for others afterwards
+assert_dialer_withstands        the same of who dials it
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from trishake_protocol import Identity, Network, PeerId, Role, Suite, code_name
+from trishake_protocol.messages import Alert, Close, FrameType, RecordType
+from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, SUITES
+
+from .._addresses import Address
+from .._errors import DialError, Rejected
+from .._limits import Limits
+from .._peer import Peer, transport_for
+from .._transport import Transport, abandon, open_stream
+from .._trust import anyone
+from ._accounts import account_of_failure
+from ._assertions import Dialed, invite_to, name_of, wait_until
+from ._by_hand import ByHand, read_to_end
+from ._virtual_network import NetworkPeer, VirtualNetwork, identity_of
+
+Script = Callable[["Scene"], Awaitable[None]]
+
+_PATIENCE: Final = 120.0
+"""Seconds after which a hostile peer that nobody hangs up on gives up."""
+
+MALLORY: Final = "mallory"
+"""Who hostile peers are, among the identities of the kit."""
+
+VICTIM: Final = "victim"
+"""Whom they have stolen from, and whom they claim to be."""
+
+HONEST: Final = "honest"
+"""Who comes afterwards."""
+
+_HEADER: Final = 3
+"""Bytes in front of a frame's body."""
+
+_PREFACE: Final = 19
+"""Bytes of a preface, without its offers and its extension."""
+
+_UNWELCOME: Final = {"IDENTITY_UNKNOWN", "IDENTITY_BLOCKED", "POLICY"}
+"""What a listener says whose policy has no place for strangers."""
+
+
+@dataclass(frozen=True)
+class Right:
+    """What a right peer makes of a hostile one.
+
+    counted: how its greeting ends at the right peer, as `DialError.counted_as` and `Statistics` have it, or
+    `accepted`; several where the transport decides. told: the name of the code that the hostile one is told; None
+    where it is told nothing. ended: where it was accepted, how the connection ends at the right peer, as
+    `Statistics.ended` has it.
+    """
+
+    counted: str | tuple[str, ...]
+    told: str | None = None
+    ended: str | None = None
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        return (self.counted,) if isinstance(self.counted, str) else self.counted
+
+
+class HostilePeer:
+    """A peer that breaks the rules in one way. Its docstring says which, and what a right peer answers.
+
+    script: what it does, whichever side it is on. listener, dialer: what is right, of who is dialed by it and of
+    who dials it; None where it has no such side. poses: whether it is dialed under the victim's id.
+    """
+
+    def __init__(
+        self, script: Script, *, listener: Right | None = None, dialer: Right | None = None, poses: bool = False
+    ) -> None:
+        self.script: Final = script
+        self.name: Final = getattr(script, "__name__", "hostile")
+        self.__doc__ = script.__doc__
+        self.listener: Final = listener
+        self.dialer: Final = dialer
+        self.poses: Final = poses
+
+    def __repr__(self) -> str:
+        return f"<HostilePeer {self.name}>"
+
+
+def hostile(
+    *, listener: Right | None = None, dialer: Right | None = None, poses: bool = False
+) -> Callable[[Script], HostilePeer]:
+    """Make a hostile peer of a script, as a decorator; for the arguments see `HostilePeer`."""
+
+    def make(script: Script) -> HostilePeer:
+        return HostilePeer(script, listener=listener, dialer=dialer, poses=poses)
+
+    return make
+
+
+@dataclass
+class Answer:
+    """What the right peer has said. told: of the greeting, by its name: a refusal, or READY. closed: the code of
+    its CLOSE, by its name. ended: whether its stream has ended, cleanly or not. obstacle: why the script has not
+    come to its end.
+    """
+
+    told: str | None = None
+    closed: str | None = None
+    ended: bool = False
+    obstacle: str | None = None
+
+
+class Scene:
+    """What a hostile peer has in its hands.
+
+    stream: to the right peer; all that comes from there is remembered. role: its own; INITIATOR: it has dialed.
+    identity: its own. victim: somebody else's, of whom it has stolen what its docstring says, and nothing more.
+    right: who the right peer is; None where a dialer has not said so yet. network, suite: what is spoken there;
+    where it was dialed, the dialer has the choice. seed: for all that is random.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        role: Role,
+        right: PeerId | None,
+        network: Network,
+        suite: Suite | None,
+        seed: random.Random,
+        again: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
+    ) -> None:
+        self.stream: Final = Overheard(stream)
+        self.role: Final = role
+        self.identity: Final = identity_of(MALLORY)
+        self.victim: Final = identity_of(VICTIM)
+        self.right: Final = right
+        self.network: Final = network
+        self.suite: Final = suite
+        self.seed: Final = seed
+        self.answer: Final = Answer()
+        self._again = again
+
+    def hand(self, identity: Identity | None = None, **options: Any) -> ByHand:
+        """Our end of the greeting, step by step. options: of `ByHand`, `static_key` say."""
+        options = {"suite": self.suite, "network": self.network, **options}
+        return ByHand(self.stream, identity or self.identity, **options)
+
+    async def another(self) -> trio.abc.Stream:
+        """One more connection to the listener that we have dialed."""
+        if self._again is None:
+            raise TypeError("who was dialed has no way to the dialer")
+        return await self._again()
+
+    async def hear_the_end(self) -> None:
+        """Wait until the right peer has hung up; what it says in clear before that is its answer."""
+        await read_to_end(self.stream)
+
+    async def hear_verdict(self, hand: ByHand) -> None:
+        """The listener's verdict is its answer."""
+        self.answer.told = code_name((await hand.hear_verdict()).code)
+
+    async def hear_close(self, hand: ByHand) -> None:
+        """Read on until the right peer says CLOSE; its code is part of the answer."""
+        while True:
+            type_, content = await hand.hear_record()
+            if type_ is RecordType.CLOSE:
+                self.answer.closed = code_name(Close.decode(content).code)
+                return
+
+    async def play(self, peer: HostilePeer) -> None:
+        """Run the script to its end, or until the right peer hangs up."""
+        try:
+            with trio.fail_after(_PATIENCE):
+                await peer.script(self)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.answer.obstacle = f"the stream broke: {error}"
+        except trio.TooSlowError:
+            self.answer.obstacle = f"nobody has hung up within {_PATIENCE:g} s"
+        except AssertionError as error:
+            self.answer.obstacle = str(error)
+        self.answer.ended = self.stream.ended
+        if self.answer.told is None:
+            self.answer.told = _alert_in(self.stream.heard, preface=self.role is Role.RESPONDER)
+        await abandon(self.stream)
+
+
+class Overheard(trio.abc.HalfCloseableStream):
+    """A stream that remembers what came. heard: all of it. ended: whether its end came, or it broke."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.transport_stream: Final = stream
+        self.heard = b""
+        self.ended = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.transport_stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.transport_stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Nothing where the transport cannot half-close."""
+        if isinstance(self.transport_stream, trio.abc.HalfCloseableStream):
+            await self.transport_stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        try:
+            data = bytes(await self.transport_stream.receive_some(max_bytes))
+        except trio.BrokenResourceError:
+            self.ended = True
+            raise
+        self.heard += data
+        self.ended = not data
+        return data
+
+    async def aclose(self) -> None:
+        await self.transport_stream.aclose()
+
+
+async def attack(
+    peer: HostilePeer, listener: Dialed, *, transport: Transport | None = None, seed: int = 0
+) -> Answer:
+    """Dial who listens, and do there what this peer does. What it is answered.
+
+    transport: for schemes of the application's own. Raises NoResponse where nobody can be reached.
+    """
+    async with trio.open_nursery() as nursery:
+        address = Address.parse(await invite_to(listener))
+        way = transport or (
+            listener.way_of(MALLORY) if isinstance(listener, NetworkPeer) else transport_for(address.scheme)
+        )
+
+        async def connect() -> trio.abc.Stream:
+            return await open_stream(address, way, Limits(), nursery)
+
+        network, suite = _spoken_by(listener)
+        scene = Scene(await connect(), Role.INITIATOR, address.peer, network, suite, random.Random(seed), connect)
+        await scene.play(peer)
+        nursery.cancel_scope.cancel()
+    return scene.answer
+
+
+@asynccontextmanager
+async def serving(
+    peer: HostilePeer,
+    address: Address | str,
+    *,
+    transport: Transport | None = None,
+    network: Network | None = None,
+    seed: int = 0,
+) -> AsyncGenerator[Served]:
+    """Be there for dialers, as this peer is, while the block runs; its `invite` is what they dial.
+
+    address: where to listen, `tcp://127.0.0.1:0` say. network: what dialers speak. Raises OSError.
+    """
+    async with trio.open_nursery() as nursery:
+        where = Address.parse(address) if isinstance(address, str) else address
+        way = transport or transport_for(where.scheme)
+        (bound, *_) = await way.listen(where, nursery)
+        served = Served(bound.address.with_peer(identity_of(VICTIM if peer.poses else MALLORY).id))
+
+        async def welcome(stream: trio.abc.Stream, number: int) -> None:
+            scene = Scene(
+                stream, Role.RESPONDER, None, network or Network(), None, random.Random(f"{seed} {number}")
+            )
+            served.answers.append(scene.answer)
+            await scene.play(peer)
+
+        async def accept() -> None:
+            while True:
+                nursery.start_soon(welcome, await bound.listener.accept(), len(served.answers))
+
+        nursery.start_soon(accept)
+        try:
+            yield served
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(bound.listener)
+
+
+class Served:
+    """Where a hostile peer is, and what those have said who came. invite: what to dial."""
+
+    def __init__(self, address: Address) -> None:
+        self.invite: Final = str(address)
+        self.answers: Final[list[Answer]] = []
+
+
+class HostilePeers:
+    """The fixture `hostile`: hostile peers in the network of a test. nursery: of those that are dialed."""
+
+    def __init__(self, network: VirtualNetwork, nursery: trio.Nursery) -> None:
+        self._network = network
+        self._nursery = nursery
+
+    async def __call__(self, peer: HostilePeer, name: str | None = None) -> Served:
+        """Have it listen, at `mem://` and its name, until the test ends; `.invite` is what to dial.
+
+        name: another one.
+        """
+        served: Served = await self._nursery.start(self._serve, peer, name or peer.name)
+        return served
+
+    async def _serve(self, peer: HostilePeer, name: str, *, task_status: trio.TaskStatus[Served]) -> None:
+        way = self._network.transport(name)
+        async with serving(peer, f"mem://{name}", transport=way, seed=self._network.seed) as served:
+            task_status.started(served)
+            await trio.sleep_forever()
+
+    async def attack(self, peer: HostilePeer, listener: Dialed) -> Answer:
+        """Have it dial who listens in the network, or anywhere else. What it is answered."""
+        invite = await invite_to(listener)
+        way = self._network.transport(MALLORY) if Address.parse(invite).scheme == "mem" else None
+        return await attack(peer, listener, transport=way, seed=self._network.seed)
+
+
+async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed: int = 0) -> Answer:
+    """The listener answers this hostile peer as a right one does, and is there for others afterwards. The answer.
+
+    It need not welcome those others: a verdict of whatever kind will do. Raises AssertionError otherwise.
+    """
+    if peer.listener is None:
+        raise ValueError(f"{peer.name} dials nobody: see assert_dialer_withstands")
+    right = peer.listener
+    who = name_of(listener)
+    before = _tally(listener)
+    answer = await attack(peer, listener, seed=seed)
+    if "accepted" in right.counts and answer.told in _UNWELCOME:
+        right = Right(answer.told, told=answer.told)
+    if answer.told != right.told:
+        said = f" ({answer.obstacle})" if answer.obstacle else ""
+        raise AssertionError(f"{who} told {peer.name} {answer.told}, not {right.told}{said}")
+    await wait_until(lambda: not any(one.greetings for one in listener.listeners))
+    if not await wait_until(lambda: bool((_tally(listener) - before).keys() & right.counts)):
+        found = dict(_tally(listener) - before)
+        raise AssertionError(f"{who} was to count {peer.name} as {' or '.join(right.counts)}, and counted {found}")
+    if right.ended is not None and not await wait_until(
+        lambda: bool((_tally(listener) - before)[f"ended: {right.ended}"])
+    ):
+        found = dict(_tally(listener) - before)
+        raise AssertionError(f"{who} was to end the connection of {peer.name} with {right.ended}, and has {found}")
+    await _assert_still_there(listener, peer)
+    return answer
+
+
+async def assert_dialer_withstands(dialer: Peer, peer: HostilePeer, *, seed: int = 0) -> Answer:
+    """The dialer takes this hostile peer for what it is, as a right one does. What the dialer has said.
+
+    Its policy is not asked: whoever proves an identity would be welcome. Raises AssertionError otherwise.
+    """
+    if peer.dialer is None:
+        raise ValueError(f"{peer.name} answers nobody: see assert_listener_withstands")
+    right = peer.dialer
+    who = name_of(dialer)
+    where, way = ("tcp://127.0.0.1:0", None)
+    if isinstance(dialer, NetworkPeer):
+        await dialer.ready()
+        where, way = f"mem://{peer.name}", dialer.way_of(peer.name)
+    async with serving(peer, where, transport=way, network=dialer.network, seed=seed) as served:
+        try:
+            connection = await dialer.dial(served.invite, trust=anyone)
+        except DialError as error:
+            if error.counted_as not in right.counts:
+                found = account_of_failure(error, who, peer.name)
+                raise AssertionError(
+                    f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {found}\n\n{error.explain()}"
+                ) from error
+        else:
+            if "accepted" not in right.counts:
+                await connection.aclose(finish=0)
+                raise AssertionError(
+                    f"{who} has accepted {peer.name}, and was to count it as {' or '.join(right.counts)}"
+                )
+            closed = await connection.closed()
+            ended = "cut" if closed.code is None else code_name(closed.code)
+            if ended != right.ended:
+                expected = f"the connection of {who} with {peer.name} was to end with {right.ended}"
+                raise AssertionError(f"{expected}, and it has ended with {ended}: {closed}")
+        await wait_until(lambda: all(answer.ended for answer in served.answers))
+        told = served.answers[0].told if served.answers else None
+        if told != right.told:
+            raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")
+        if dialer.connections:
+            raise AssertionError(f"{who} still has {dialer.connections}")
+        return served.answers[0] if served.answers else Answer()
+
+
+def _spoken_by(listener: Dialed) -> tuple[Network, Suite]:
+    """The network of who listens, and the suite that costs a hostile peer least."""
+    if not isinstance(listener, Peer):
+        return Network(), CLASSICAL
+    wanted = CLASSICAL_PSK if listener.network.private else CLASSICAL
+    return listener.network, wanted if wanted.id in listener.suites else SUITES[listener.suites[0]]
+
+
+def _tally(listener: Peer) -> Counter[str]:
+    """How greetings of others, and connections, have ended there."""
+    statistics = listener.statistics()
+    ended = {f"ended: {code}": count for code, count in statistics.ended.items()}
+    return Counter({"accepted": statistics.accepted, **statistics.refused, **ended})
+
+
+def _alert_in(heard: bytes, *, preface: bool) -> str | None:
+    """The name of the ALERT that stands at the end of what was heard. preface: whether that begins with one."""
+    position = 0
+    if preface and len(heard) >= _PREFACE:
+        position = _PREFACE + 2 * heard[8] + int.from_bytes(heard[9:11], "big")
+    while len(heard) >= position + _HEADER:
+        end = position + _HEADER + int.from_bytes(heard[position + 1 : position + _HEADER], "big")
+        if heard[position] == FrameType.ALERT and len(heard) >= end:
+            return code_name(Alert.decode(heard[position + _HEADER : end]).code)
+        position = end
+    return None
+
+
+async def _assert_still_there(listener: Peer, peer: HostilePeer) -> None:
+    transports = [listener.way_of(HONEST)] if isinstance(listener, NetworkPeer) else []
+    who = name_of(listener)
+    async with Peer(
+        identity_of(HONEST), network=listener.network, suites=listener.suites, transports=transports
+    ) as honest:
+        try:
+            connection = await honest.dial(await invite_to(listener))
+        except DialError as error:
+            if not (isinstance(error, Rejected) and error.authenticated):
+                raise AssertionError(
+                    f"{who} is not there for others after {peer.name}: {account_of_failure(error, HONEST, who)}"
+                ) from error
+        else:
+            await connection.aclose(finish=0)
