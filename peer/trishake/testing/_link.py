@@ -217,7 +217,7 @@ class Line:
     def reset(self) -> None:
         """For both: what was not read is lost."""
         for end in self._ends:
-            _reset(end)
+            reset_stream(end)
         self._scope.cancel()
 
 
@@ -321,7 +321,8 @@ def _close(end: End) -> None:
     end.socket.close()
 
 
-def _reset(end: End) -> None:
+def reset_stream(end: End) -> None:
+    """End it as a crash does: what is under way is lost, and the other end is told."""
     if isinstance(end, MemoryStream):
         end.reset()
         return
