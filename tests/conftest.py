@@ -1,4 +1,4 @@
-"""For every test: what it logs is checked as it comes (leaks.py)."""
+"""What each test logs is checked as it comes (leaks.py), and that a whole run shows each threat (threats.py)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import gc
 import pytest
 
 from .leaks import LogCheck, Secrets
+from .threats import ThreatCheck
 
 _check = LogCheck()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_check)
+    config.pluginmanager.register(ThreatCheck())
 
 
 def pytest_collection_finish() -> None:
