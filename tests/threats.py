@@ -147,13 +147,11 @@ class ThreatCheck:
         self._wrong = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" or not report.passed:
-            outcome = "skipped" if hasattr(report, "wasxfail") else report.outcome
-            self._outcomes.setdefault(report.nodeid.partition("[")[0], set()).add(outcome)
+        self._outcomes.setdefault(report.nodeid.partition("[")[0], set()).add(report.outcome)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        if not ended or session.shouldfail or session.shouldstop or not is_whole(session.config):
+        if not ended or session.shouldfail or not is_whole(session.config):
             return
         try:
             rows = read_table((session.config.rootpath / "docs" / "threats.md").read_text(), least=self._least)
@@ -185,7 +183,10 @@ class ThreatCheck:
 
 
 def is_whole(config: pytest.Config) -> bool:
-    """Whether this process has all tests of the default run done: no paths were given, and nothing is left out."""
+    """Whether all tests of the default run were asked for: no paths were given, and nothing is left out.
+
+    Never in a worker of xdist, which is given paths.
+    """
     addopts: list[str] = config.getini("addopts")
     marks = addopts[addopts.index("-m") + 1] if "-m" in addopts else ""
     narrowed = (
@@ -200,8 +201,7 @@ def is_whole(config: pytest.Config) -> bool:
         "setupplan",
     )
     return (
-        not hasattr(config, "workerinput")
-        and config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        config.args_source is pytest.Config.ArgsSource.TESTPATHS
         and config.getoption("markexpr") == marks
         and not any(config.getoption(name, None) for name in narrowed)
     )
