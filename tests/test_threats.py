@@ -93,6 +93,7 @@ def test_ids_go_up_each_once(ids: tuple[str, ...]) -> None:
         ("He hears nothing.", "", "the defence is a sentence"),
         ("1, 14", "", "neither the number of a section"),
         ("1, 14", "§1", "neither the number of a section"),
+        ("1, 14", "14.", "neither the number of a section"),
         ("1, 14", "0", "neither the number of a section"),
         ("1, 14", "identities.md", "neither the number of a section"),
         ("1, 14", "[`docs/identities.md`](scaling.md)", "does not lead to the docs/identities.md"),

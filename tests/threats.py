@@ -189,17 +189,7 @@ def is_whole(config: pytest.Config) -> bool:
     """
     addopts: list[str] = config.getini("addopts")
     marks = addopts[addopts.index("-m") + 1] if "-m" in addopts else ""
-    narrowed = (
-        "keyword",
-        "deselect",
-        "ignore",
-        "ignore_glob",
-        "lf",
-        "stepwise",
-        "collectonly",
-        "setuponly",
-        "setupplan",
-    )
+    narrowed = ("keyword", "deselect", "ignore", "ignore_glob", "lf", "stepwise", "collectonly", "setuponly")
     return (
         config.args_source is pytest.Config.ArgsSource.TESTPATHS
         and config.getoption("markexpr") == marks
