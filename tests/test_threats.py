@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -153,10 +154,11 @@ from threats import ThreatCheck
 def pytest_configure(config):
     config.pluginmanager.register(ThreatCheck(least=2))
 """
-SETTINGS: Final = """
+OUR_OWN: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+SETTINGS: Final = f"""
 [tool.pytest.ini_options]
-testpaths = ["tests"]
-addopts = "--strict-markers -m 'not slow'"
+testpaths = {OUR_OWN["testpaths"]}
+addopts = "{OUR_OWN["addopts"].replace("--import-mode=importlib", "")}"
 markers = ["slow: not in every run"]
 """
 TESTS: Final = """
