@@ -191,6 +191,33 @@ def test_a_session_has_its_name_once_ack_was_sent_or_has_decrypted(pair: Pair) -
     assert names == {(True, pair.initiator.session.session_id)}
 
 
+def test_whoever_listens_reads_no_name_no_agent_and_no_word(profile: Profile) -> None:
+    """Section 14: a passive observer sees that it is Trishake, the suite and the tag."""
+    spoken = {
+        role: replace(profile, agent=f"agent of {role.value}", app=b"app of " + role.value.encode())
+        for role in Role
+    }
+    who = {role: Identity.generate() for role in Role}
+    pair = make_pair(
+        spoken[INITIATOR],
+        spoken[RESPONDER],
+        who_calls=who[INITIATOR],
+        who_answers=who[RESPONDER],
+        expected=who[RESPONDER].id,
+    )
+    pair.greet()
+    pair.initiator.session.send(b"a word")
+    pair.talk()
+    assert pair.responder.events == [DataReceived(b"a word")]
+    wire = bytes(pair.initiator.sent + pair.responder.sent)
+    assert wire.startswith("🤝".encode())
+    named = [identity.id.key for identity in who.values()] + [
+        identity.static_key.public for identity in who.values()
+    ]
+    for secret in (*named, b"agent", b"app of", b"mux/1", profile.network.name.encode(), b"a word"):
+        assert secret not in wire
+
+
 def test_nothing_is_said_before_the_initiator_has_accepted(pair: Pair) -> None:
     """Step 5: the initiator reveals itself only when it has decided to."""
     pair.identify_responder()

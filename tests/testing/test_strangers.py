@@ -8,12 +8,8 @@ from trishake.testing import VirtualNetwork
 from trishake.testing._hostile import HostilePeer, assert_dialer_withstands, assert_listener_withstands
 from trishake.testing._strangers import STRANGERS
 
-MEMORY_AND_TCP = pytest.mark.parametrize("network", ["memory", "tcp"], indirect=True)
-LISTENED_TO = pytest.mark.parametrize(
-    "hostile", [one for one in STRANGERS if one.listener], ids=lambda one: one.name
-)
-DIALED = pytest.mark.parametrize("hostile", [one for one in STRANGERS if one.dialer], ids=lambda one: one.name)
-
+WHO_DIAL = [one for one in STRANGERS if one.listener]
+WHO_ARE_
 
 @MEMORY_AND_TCP
 @pytest.mark.parametrize("hostile", WHO_DIAL, ids=lambda one: one.name)
