@@ -249,7 +249,7 @@ class Line:
 
 
 class _Way:
-    """One direction of a line. What a link does to bytes, it does as they enter it; from there they only arrive."""
+    """One direction of a line. What a link does to bytes it does as they enter; from there on they only arrive."""
 
     def __init__(self, line: Line, link: Link, source: End, sink: End, seed: random.Random) -> None:
         self.link: Final = link

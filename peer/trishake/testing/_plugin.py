@@ -31,8 +31,8 @@ from ._virtual_network import NetworkPeer, Over, VirtualNetwork, identity_of
 
 _SEED: Final = "trishake_seed"
 _SETTLED: Final = 0.01
-"""Seconds without a task that runs, and the clock may jump. What is sent on loopback has arrived when the call that
-sends it returns, however busy the machine is: this is for a kernel that does otherwise."""
+"""Seconds without a task that runs, and the clock may jump. On Linux, what is sent on loopback has arrived when
+the call that sends it returns, however busy the machine is; this is for a system that takes its time."""
 
 
 class _Setting(NamedTuple):
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_seed] = secrets.randbits(32) if said == "random" else int(said)
     except ValueError:
         raise pytest.UsageError(
-            f"the seed is {said!r}, of --trishake-seed or the ini setting trishake_seed: it must be a whole number, "
+            f"the seed is {said!r}, by --trishake-seed or the ini setting trishake_seed: it must be a number, "
             "or `random`"
         ) from None
 
@@ -121,8 +121,8 @@ _OF_A_NURSERY: Final = "Exceptions from Trio nursery"
 
 @contextmanager
 def _seeded(seed: int) -> Generator[None]:
-    """What the module `random` gives comes from the seed, and so does the order of tasks that could run at the same
-    time; behind the block, both are as they were.
+    """What the module `random` gives comes from the seed, and so does the order of tasks that could run at once;
+    behind the block, both are as they were.
 
     What is needed for the second is not public; pytest-trio does the same for Hypothesis. Without it the order is
     Trio's own.

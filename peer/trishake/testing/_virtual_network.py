@@ -221,12 +221,13 @@ class NetworkPeer(Peer):
         """Run by the network."""
         try:
             async with self:
-                await self.listen(f"mem://{self.name}")
-                self._is_ready.set()
+                try:
+                    await self.listen(f"mem://{self.name}")
+                finally:
+                    self._is_ready.set()
                 await trio.sleep_forever()
         finally:
             self.closed = True
-            self._is_ready.set()
 
     async def ready(self) -> Self:
         """Wait until it listens; `dial` and `open_stream` do so by themselves."""
@@ -344,4 +345,5 @@ class _Narrator(Observer):
 
     def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
         other = self._network.name_of(connection.peer)
-        self._network.tell(f"{self._name}'s connection with {other} ended: {closed}")
+        why = str(closed).replace(str(connection.peer), other)
+        self._network.tell(f"{self._name}'s connection with {other} ended: {why}")
