@@ -9,7 +9,9 @@ from trishake.testing._hostile import HostilePeer, assert_dialer_withstands, ass
 from trishake.testing._strangers import STRANGERS
 
 WHO_DIAL = [one for one in STRANGERS if one.listener]
-WHO_ARE_
+WHO_ARE_DIALED = [one for one in STRANGERS if one.dialer]
+MEMORY_AND_TCP = pytest.mark.parametrize("network", ["memory", "tcp"], indirect=True)
+
 
 @MEMORY_AND_TCP
 @pytest.mark.parametrize("hostile", WHO_DIAL, ids=lambda one: one.name)
