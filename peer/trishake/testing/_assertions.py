@@ -177,5 +177,5 @@ def _failed(expected: str, error: DialError, dialer: Peer, listener: Dialed) -> 
 
 def _accepted(expected: str, connection: Connection, listener: Dialed) -> AssertionError:
     awaited = isinstance(listener, Peer) and listener.id == connection.peer
-    who = _name(listener) if awaited else connection.peer.short
+    who = name_of(listener) if awaited else connection.peer.short
     return AssertionError(f"{expected}; it was accepted, by {who}, at step 7, verdict\n\n{connection.timeline}")

@@ -222,6 +222,11 @@ def foreign(protocol: str) -> HostilePeer:
 # --- once they are in -----------------------------------------------------------------------------------
 
 
+def _breach(code: str) -> Callable[[Script], HostilePeer]:
+    """Of one that is accepted, and whose connection a right peer ends with this code."""
+    return hostile(listener=Right("accepted", told="READY", ended=code), dialer=Right("accepted", ended=code))
+
+
 async def _come_in(scene: Scene) -> ByHand:
     """Greet as one should, up to and with READY."""
     hand = scene.hand()
@@ -235,20 +240,12 @@ async def _come_in(scene: Scene) -> ByHand:
     return hand
 
 
-def _breach(code: str) -> Callable[[Script], HostilePeer]:
-    """Of one that is accepted, and whose connection a right peer ends with this code."""
-    return hostile(listener=Right("accepted", told="READY", ended=code), dialer=Right("accepted", ended=code))
-
-
 def _first_stream(scene: Scene) -> int:
     """The id of the first stream that this side may open."""
     return 1 if scene.role is Role.INITIATOR else 2
 
 
-@hostile(
-    listener=Right("accepted", told="READY", ended="cut"),
-    dialer=Right("accepted", ended="cut"),
-)
+@_breach("cut")
 async def vanishing(scene: Scene) -> None:
     """Is accepted, and ends its stream without CLOSE.
 
@@ -259,15 +256,12 @@ async def vanishing(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(
-    listener=Right("accepted", told="READY", ended="IDLE"),
-    dialer=Right("accepted", ended="IDLE"),
-)
+@_breach("cut")
 async def never_reading(scene: Scene) -> None:
     """Is accepted, asks for a stream, and never reads an answer.
 
-    A right peer waits for `Limits.keepalive` and asks whether anybody is there; nobody answers, and it ends the
-    connection with IDLE. Until then its writers are held back, and it keeps no more than they may send.
+    A right peer waits for `Limits.keepalive`, asks whether anybody is there, and takes the connection for cut when
+    nobody answers. Until then its writers are held back, and it keeps no more than they may send.
     """
     hand = await _come_in(scene)
     await hand.say(hand.record(RecordType.DATA, opening(_first_stream(scene), _NOBODY_ANSWERS)))
@@ -321,11 +315,11 @@ async def deciding_twice(scene: Scene) -> None:
     await scene.hear_close(hand)
 
 
-@_breach("PROTOCOL")
+@_breach("NORMAL")
 async def speaking_behind_the_end(scene: Scene) -> None:
     """Is accepted, says CLOSE, and sends data behind it.
 
-    A right peer takes none of that data: it ends the connection with PROTOCOL.
+    CLOSE ends both directions: a right peer answers NORMAL, and takes none of that data.
     """
     hand = await _come_in(scene)
     data = opening(_first_stream(scene), _NOBODY_ANSWERS)
@@ -389,9 +383,9 @@ async def fickle(scene: Scene) -> None:
     """
     hand = await _come_in(scene)
     first = _first_stream(scene)
+    flags = MuxFlag(MuxFlag.SYN | MuxFlag.RST)
     for stream in range(first, first + 2 * _FICKLE, 2):
-        reset = mux(MuxType.WINDOW_UPDATE, MuxFlag.RST, stream)
-        await hand.say(hand.record(RecordType.DATA, opening(stream, _NOBODY_ANSWERS) + reset))
+        await hand.say(hand.record(RecordType.DATA, opening(stream, _NOBODY_ANSWERS, flags)))
     await scene.hear_close(hand)
 
 
