@@ -1,0 +1,783 @@
+"""Two sessions and two byte pipes between them, in any interleaving, beside the model of the specification.
+
+After every step each session is where the model is; each event, each error with its reason, and each frame on the
+wire is the one that the model foretold. TestTwoSessions has a wire that delivers what it likes and cuts it
+anywhere; TestTamperedWire one on which somebody changes, loses, repeats or swaps a frame as well: what follows
+from that is foretold too, all but how the damage looks to whom it hits first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from trishake_protocol import (
+    AlertCode,
+    CloseCode,
+    Identity,
+    LocalProtocolError,
+    Network,
+    Profile,
+    PublicIdentity,
+    RemoteProtocolError,
+    Role,
+    Session,
+    State,
+    VerdictCode,
+    Wait,
+)
+from trishake_protocol.events import Accepted, DataReceived, Event, PeerIdentified
+
+from . import model
+from .conftest import NOW, PSK
+from .model import Bringing, Damage, Message, Raises, Run, Side, Way
+
+INITIATOR, RESPONDER = Role
+ADA, BOB, EVE = (Identity.from_seed(letter * 32) for letter in (b"a", b"b", b"e"))
+ADA_AGAIN = Identity.from_seed(b"a" * 32)
+"""The same identity in another process: its Noise key is another one."""
+
+T = TypeVar("T")
+ROLES = st.sampled_from(Role)
+HOWS = ["flip", "flip", "drop", "repeat", "swap"]
+PICKS = st.integers(0, 50)
+TEXTS = st.sampled_from([None, "sorry", "ø" * 128])
+LENGTHS = st.one_of(st.integers(0, 40), st.integers(0, 1500), st.just(1 << 30))
+SIZES = st.one_of(st.integers(0, 60), st.sampled_from([5000, 16364, 16365, 70_000]))
+STREAM_SIZES = st.one_of(st.integers(0, 60), st.sampled_from([16_000, 140_000, 300_000]))
+
+
+# --- what the two bring ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Start:
+    """What both bring, and what is wrong with it, if anything is."""
+
+    brings: dict[Role, Bringing]
+    own_dial: bool
+    key_log: dict[Role, bool]
+
+
+@st.composite
+def starts(draw: Callable[..., Any], flaws: bool = False, mux: bool | None = None) -> Start:
+    """Two that may meet; with flaws, perhaps two that may not. Hybrid suites are rare: they are dear."""
+    private, hybrid = draw(st.integers(0, 3)) == 0, draw(st.integers(0, 11)) == 0
+    classical_id, hybrid_id = (0x0101, 0x0102) if private else (0x0001, 0x0002)
+    offers = (hybrid_id, classical_id) if hybrid else (classical_id,)
+    caps = ("mux/1", "x") if (draw(st.booleans()) if mux is None else mux) else ("x",)
+    network = Network("home", PSK) if private else Network("home")
+    quiet = private and draw(st.booleans())
+
+    def bringing(identity: Identity) -> Bringing:
+        app = draw(st.sampled_from([None, b"app"]))
+        elsewhere = draw(st.integers(0, 2)) == 0
+        return Bringing(identity, network, offers, NOW, caps, app=app, elsewhere=elsewhere)
+
+    ada, bob = bringing(ADA), bringing(BOB)
+    bob.network = Network("home", (bytes(32), PSK), quiet=quiet) if private else network
+    if draw(st.booleans()):
+        ada.expected = BOB.id
+    flaw = draw(st.sampled_from([None] * len(FLAWS) + [*FLAWS, "own dial"])) if flaws else None
+    if flaw in FLAWS:
+        FLAWS[flaw](ada, bob)
+    key_log = {role: draw(st.integers(0, 3)) == 0 for role in Role}
+    return Start({INITIATOR: ada, RESPONDER: bob}, flaw == "own dial", key_log)
+
+
+def _another_network(_: Bringing, bob: Bringing) -> None:
+    bob.network = Network("work", bob.network.psk, quiet=bob.network.quiet)
+
+
+def _another_key(_: Bringing, bob: Bringing) -> None:
+    if bob.network.psk is not None:
+        bob.network = Network("home", bytes(32), quiet=bob.network.quiet)
+
+
+def _no_common_suite(ada: Bringing, bob: Bringing) -> None:
+    private = ada.network.psk is not None
+    ada.offers, bob.offers = ((0x0101,), (0x0102,)) if private else ((0x0001,), (0x0002,))
+
+
+def _public_meets_private(_: Bringing, bob: Bringing) -> None:
+    private = bob.network.psk is not None
+    bob.network, bob.offers = (Network("home"), (0x0001,)) if private else (Network("home", PSK), (0x0101,))
+
+
+def _lower_suite(ada: Bringing, bob: Bringing) -> None:
+    """A second try with a lower suite than both have."""
+    private = ada.network.psk is not None
+    ada.offers = bob.offers = (0x0102, 0x0101) if private else (0x0002, 0x0001)
+    ada.suite = ada.offers[1]
+
+
+def _unknown_offer_first(ada: Bringing, bob: Bringing) -> None:
+    """No flaw at all: what is unknown, or of the other kind of network, is ignored."""
+    ada.offers = bob.offers = (0x7777, 0x0101 if ada.network.psk is None else 0x0001, *ada.offers)
+
+
+def _wrong_id(ada: Bringing, _: Bringing) -> None:
+    ada.expected = EVE.id
+
+
+def _own_key(_: Bringing, bob: Bringing) -> None:
+    bob.identity = ADA
+
+
+def _own_id(ada: Bringing, bob: Bringing) -> None:
+    bob.identity = ADA_AGAIN
+    ada.expected = None
+
+
+def _expired(late: int, who: int) -> Callable[[Bringing, Bringing], None]:
+    def make(ada: Bringing, bob: Bringing) -> None:
+        (ada, bob)[who].exp = NOW
+        (bob, ada)[who].now = NOW + late
+
+    return make
+
+
+def _one_without_streams(who: int) -> Callable[[Bringing, Bringing], None]:
+    def make(ada: Bringing, bob: Bringing) -> None:
+        (ada, bob)[who].caps = ()
+
+    return make
+
+
+FLAWS: dict[str | None, Callable[[Bringing, Bringing], None]] = {
+    "another network": _another_network,
+    "another key": _another_key,
+    "no common suite": _no_common_suite,
+    "public meets private": _public_meets_private,
+    "a lower suite": _lower_suite,
+    "an unknown offer first": _unknown_offer_first,
+    "another id expected": _wrong_id,
+    "our own key": _own_key,
+    "our own id": _own_id,
+    "the initiator's greeting at its last second": _expired(300, 0),
+    "the initiator's greeting expired": _expired(301, 0),
+    "the responder's greeting expired": _expired(301, 1),
+    "the initiator without streams": _one_without_streams(0),
+    "the responder without streams": _one_without_streams(1),
+}
+
+
+# --- what is on the wire ---------------------------------------------------------------------------------
+
+
+def pattern(before: bytearray, size: int) -> bytes:
+    """Bytes that show from where in the stream they are."""
+    start = len(before) % 251
+    return (bytes(range(251)) * ((start + size) // 251 + 1))[start : start + size]
+
+
+def frames(data: bytes, foretold: list[Message], suite: int) -> list[Message]:
+    """What was written, frame by frame, against what was foretold: the types, the lengths, nothing missing."""
+    expected, written = list(foretold), list[Message]()
+    while data:
+        assert expected, "more is written than was foretold"
+        message = expected[0]
+        if message.kind == "preface":
+            assert data.startswith("🤝".encode())
+            message.length = model.PREFACE + 2 * data[8]
+        else:
+            content = int.from_bytes(data[1:3], "big") - model.TAG - 1
+            message.length = model.HEADER + int.from_bytes(data[1:3], "big")
+            assert data[0] == model.FRAME_TYPES.get(message.kind, 0x10)
+            if message.kind == "DATA" and content < message.size:
+                written.append(first_of(message, content))
+                data = data[written[-1].length :]
+                continue
+            check_length(message, suite)
+        assert message.length <= len(data)
+        written.append(message)
+        data = data[message.length :]
+        del expected[0]
+    assert not expected, "less is written than was foretold"
+    return written
+
+
+def first_of(message: Message, content: int) -> Message:
+    """A record with the first bytes of this DATA, which is left with the others."""
+    assert 0 < content <= model.MOST_CONTENT
+    first, rest = message.event, None
+    if isinstance(message.event, DataReceived):
+        first, rest = DataReceived(message.event.data[:content]), DataReceived(message.event.data[content:])
+    message.event = rest
+    message.size -= content
+    return Message("DATA", first, content, length=model.RECORD + content)
+
+
+def check_length(message: Message, suite: int) -> None:
+    body = message.length - model.HEADER
+    match message.kind:
+        case "SYN":
+            assert body == model.SYN_LENGTH[suite]
+        case "SYN-ACK" | "ACK":
+            plaintext = body - (model.SYN_ACK_LENGTH[suite] if message.kind == "SYN-ACK" else model.ACK_LENGTH)
+            assert plaintext > 0
+            assert plaintext % 256 == 0
+        case "DATA":
+            assert body == message.size + 1 + model.TAG
+            assert message.size <= model.MOST_CONTENT
+        case "PING":
+            assert body == 9 + 1 + model.TAG
+        case _:
+            pass
+
+
+# --- the machine ----------------------------------------------------------------------------------------
+
+
+class Conversation(RuleBasedStateMachine):
+    """Two honest ends, over a wire that delivers what it likes, and ends where it likes."""
+
+    sessions: dict[Role, Session]
+    sides: dict[Role, Side]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wire = {role: bytearray() for role in Role}  # what this side has written and the other not been given
+        self.ways = {role: Way() for role in Role}
+        self.lost = dict.fromkeys(Role, False)  # what this side writes from now on reaches nobody
+        self.events: dict[Role, list[Event]] = {role: [] for role in Role}
+        self.sent: dict[tuple[Role, int], bytearray] = defaultdict(bytearray)  # by sender and stream
+        self.got: dict[tuple[Role, int], int] = defaultdict(int)  # by receiver and stream
+        self.lines: dict[Role, list[str]] = {role: [] for role in Role}
+
+    def begin(self, start: Start, far: int, *, optimistic: bool = False) -> None:
+        """Two sessions. far: how often, in turn, one of them gets on."""
+        self.optimistic = optimistic
+        brings = start.brings
+        self.sides = {
+            role: Side(role, brings, self.ways, own_dial=start.own_dial and role is RESPONDER) for role in Role
+        }
+        for role, side in self.sides.items():
+            side.other = self.sides[role.other]
+        options: dict[Role, dict[str, Any]] = {role: {} for role in Role}
+        for role in Role:
+            ours = brings[role]
+            options[role] = {
+                "identity": PublicIdentity(ours.identity.id, ours.identity.static_key)
+                if ours.elsewhere
+                else ours.identity,
+                "profile": Profile(ours.network, ours.offers, caps=ours.caps, app=ours.app, exp=ours.exp),
+                "now": ours.now,
+                "key_log": self.lines[role].append if start.key_log[role] else None,
+            }
+        initiator = Session.initiator(
+            **options[INITIATOR], expected=brings[INITIATOR].expected, suite=brings[INITIATOR].suite
+        )
+        responder = Session.responder(
+            **options[RESPONDER], is_own_dial=lambda e: start.own_dial and e == initiator.ephemeral_key
+        )
+        self.sessions = {INITIATOR: initiator, RESPONDER: responder}
+        for i in range(far):
+            self.get_on((INITIATOR, RESPONDER)[i % 2])
+
+    # --- the wire
+
+    @rule(role=ROLES)
+    def write(self, role: Role) -> None:
+        """Every frame is foretold, and none is missing."""
+        foretold = self.sides[role].write()
+        data = self.sessions[role].data_to_send()
+        messages = list(frames(data, foretold, self.sides[role].attempt))
+        if not self.lost[role]:
+            self.wire[role] += data
+            if not self.damaged(role):
+                self.ways[role].messages += messages
+
+    @rule(role=ROLES, length=LENGTHS)
+    def deliver(self, role: Role, length: int) -> None:
+        """Part of what this side has written reaches the other; and its end, if that is next."""
+        if self.ways[role].ended:
+            return
+        reader = self.sessions[role.other]
+        chunk = bytes(self.wire[role][: min(length, reader.receive_room)])
+        del self.wire[role][: len(chunk)]
+        if self.sides[role.other].state is not State.ENDED:
+            self.ways[role].arrived += len(chunk)
+        reader.receive_data((bytes, bytearray, memoryview)[length % 3](chunk))
+        if self.lost[role] and not self.wire[role]:
+            self.ways[role].ended = True
+            reader.receive_eof()
+
+    @rule(role=ROLES)
+    def read(self, role: Role) -> None:
+        """Everything that this side can be told now."""
+        while not isinstance(told := self.read_one(role), Wait | RemoteProtocolError):
+            self.events[role].append(told)
+            if isinstance(told, PeerIdentified) and self.sides[role].mux:
+                self.sides[role].carry_streams()
+                self.sessions[role].carry_streams()
+
+    @rule(role=ROLES)
+    def read_once(self, role: Role) -> None:
+        """One event, so that others are still to come when something else happens."""
+        if self.sides[role].state is State.OPEN:
+            told = self.read_one(role)
+            if not isinstance(told, Wait | RemoteProtocolError):
+                self.events[role].append(told)
+
+    @rule(role=ROLES)
+    def exchange(self, role: Role) -> None:
+        """All that this side has to say arrives, and is read."""
+        self.write(role)
+        self.deliver(role, 1 << 30)
+        self.read(role.other)
+
+    @rule(role=ROLES)
+    def get_on(self, role: Role) -> None:
+        """The same, and whoever reads it says yes if he is asked."""
+        self.exchange(role)
+        other = role.other
+        if self.sides[other].state is State.PEER_IDENTIFIED:
+            self.say_yes(other, None, None, self.optimistic)
+        if self.sides[other].state is State.SIGNING:
+            self.sign_as(other, "right")
+
+    @rule(role=ROLES, share=st.integers(0, 4), chance=st.integers(0, 3))
+    def cut_somewhere(self, role: Role, share: int, chance: int) -> None:
+        """Seldom: what comes behind it is hardly worth a step."""
+        if not chance:
+            self.cut(role, share)
+
+    def cut(self, role: Role, share: int) -> None:
+        """The direction ends: behind all that is under way, or somewhere in it."""
+        if not self.lost[role]:
+            self.lost[role] = True
+            del self.wire[role][len(self.wire[role]) * share // 4 :]
+
+    # --- what the applications do, in any state
+
+    def say_yes(self, role: Role, seen: str | None, text: str | None, optimistic: bool) -> None:
+        self.both(
+            partial(self.sides[role].accept, seen, text, optimistic),
+            partial(self.sessions[role].accept, seen=seen, text=text, optimistic=optimistic),
+        )
+
+    def sign_as(self, role: Role, whose: str) -> None:
+        session, side = self.sessions[role], self.sides[role]
+        greeting = session.to_sign
+        assert (greeting is not None) is (side.state is State.SIGNING)
+        if greeting is None:
+            with pytest.raises(LocalProtocolError):
+                session.sign(bytes(64))
+            return
+        context, record = greeting
+        if whose == "another greeting's":
+            context = context._replace(handshake_hash=bytes(32))
+        holder = EVE if whose == "somebody else's" else side.ours.identity
+        signature = holder.sign_greeting(context, record)
+        if whose == "right":
+            self.both(side.sign, partial(session.sign, signature))
+        else:
+            with pytest.raises(LocalProtocolError, match="no signature"):
+                session.sign(signature)
+
+    def send_bytes(self, role: Role, size: int) -> None:
+        data = pattern(self.sent[role, 0], size)
+        if self.both(partial(self.sides[role].send, data), partial(self.sessions[role].send, data)):
+            self.sent[role, 0] += data
+
+    @rule(role=ROLES, text=TEXTS)
+    def finish(self, role: Role, text: str | None) -> None:
+        self.both(partial(self.sides[role].finish, text), partial(self.sessions[role].finish, text))
+
+    @rule(role=ROLES, code=st.sampled_from([c for c in CloseCode if c is not CloseCode.NORMAL]), text=TEXTS)
+    def close(self, role: Role, code: CloseCode, text: str | None) -> None:
+        self.both(partial(self.sides[role].close, code, text), partial(self.sessions[role].close, code, text))
+
+    @rule(role=ROLES, payload=st.sampled_from([b"8 bytes!", bytes(8)]))
+    def ping(self, role: Role, payload: bytes) -> None:
+        self.both(partial(self.sides[role].ping, payload), partial(self.sessions[role].ping, payload))
+
+    # --- the steps of which the rules are made
+
+    def both(self, foretold: Callable[[], T], real: Callable[[], T]) -> bool:
+        """The model and the session do it, with the same result, or refuse it alike. Whether it was done."""
+        try:
+            expected = foretold()
+        except (LocalProtocolError, ValueError) as error:
+            with pytest.raises(type(error)):
+                real()
+            return False
+        assert real() == expected
+        return True
+
+    def read_one(self, role: Role) -> Event | Wait | RemoteProtocolError:
+        side, session = self.sides[role], self.sessions[role]
+        foretold = side.next()
+        told: Event | Wait | RemoteProtocolError
+        try:
+            told = session.next_event()
+        except RemoteProtocolError as error:
+            told = error
+        match foretold:
+            case Damage():
+                side.after_damage(told)
+            case Raises():
+                assert isinstance(told, RemoteProtocolError), f"{told}, and not {foretold}"
+                assert Raises(type(told), told.reason) == foretold, told
+            case Run(stream=stream):
+                assert isinstance(told, DataReceived)
+                assert told.stream == stream
+                side.took(foretold, told.data)
+            case _:
+                assert told == foretold
+        if isinstance(told, DataReceived):
+            self.check_data(role, told)
+        return told
+
+    def check_data(self, role: Role, event: DataReceived) -> None:
+        """What is received is what was sent, from its beginning on and without a gap."""
+        got, sent = self.got[role, event.stream], self.sent[role.other, event.stream]
+        assert event.data
+        assert event.data == sent[got : got + len(event.data)]
+        self.got[role, event.stream] += len(event.data)
+
+    def damaged(self, role: Role) -> bool:
+        messages = self.ways[role].messages
+        return bool(messages) and messages[-1].kind == "damage"
+
+    # --- what always holds
+
+    @invariant()
+    def each_session_is_where_the_model_is(self) -> None:
+        for role, session in self.sessions.items():
+            side = self.sides[role]
+            assert session.state is side.state
+            assert session.told == side.told
+            assert session.has_data_to_send is side.has_something_to_say
+            assert session.finished_handshake is side.finished_handshake
+            assert session.mux is side.mux
+            if side.state is State.OPEN:
+                assert (session.sending, session.receiving) == (side.sending, side.receiving)
+            if side.state in model.UNIDENTIFIED:
+                assert 0 <= session.receive_room <= model.GREETING_BUFFER
+                if not self.damaged(role.other):
+                    unread = self.ways[role.other].arrived
+                    assert session.receive_room == max(0, model.GREETING_BUFFER - unread)
+            else:
+                assert 0 < session.receive_room <= 2 * (model.HEADER + 65535)
+
+    @invariant()
+    def each_knows_the_streams_that_are_not_over(self) -> None:
+        for role, session in self.sessions.items():
+            side = self.sides[role].streams
+            if side is not None and session.streams is not None:
+                assert len(session.streams) == len(side.views)
+                assert side.ours <= model.MOST_STREAMS
+                for id_, view in list(side.views.items())[:8]:
+                    assert session.streams.credit(id_) == (0 if view.sent_fin else view.window)
+                    assert view.window >= 0
+
+    @invariant()
+    def nobody_is_accepted_unless_both_said_yes(self) -> None:
+        if any(isinstance(event, Accepted) for event in self.events[INITIATOR]):
+            assert all(side.said_yes for side in self.sides.values())
+            assert any(isinstance(event, PeerIdentified) for event in self.events[RESPONDER])
+        if self.sessions[INITIATOR].state is State.OPEN:
+            assert self.sides[RESPONDER].said_yes
+
+    @invariant()
+    def both_see_the_same_connection(self) -> None:
+        ours, theirs = self.sessions[INITIATOR], self.sessions[RESPONDER]
+        if ours.finished_handshake and theirs.finished_handshake:
+            assert (ours.session_id, ours.channel_binding) == (theirs.session_id, theirs.channel_binding)
+            assert ours.greeting_id == theirs.greeting_id
+        for role, session in self.sessions.items():
+            if not session.finished_handshake:
+                with pytest.raises(LocalProtocolError):
+                    _ = session.session_id
+            identified = [event for event in self.events[role] if isinstance(event, PeerIdentified)]
+            assert len(identified) <= 1
+            for event in identified:
+                assert event.peer == self.sides[role].theirs.identity.id
+
+    def teardown(self) -> None:
+        """All that was said arrives, and both directions end. Then nobody waits for more, and both logs agree."""
+        if not hasattr(self, "sessions"):
+            return
+        for _ in range(3):
+            for role in Role:
+                self.exchange(role)
+        for role in Role:
+            self.cut(role, 4)
+        for _ in range(3):
+            for role in Role:
+                self.exchange(role)
+        self.each_session_is_where_the_model_is()
+        for side in self.sides.values():
+            if side.state is State.OPEN:
+                assert side.receiving is not model.Direction.OPEN
+        if all(self.lines.values()) and all(session.finished_handshake for session in self.sessions.values()):
+            assert set(self.lines[INITIATOR]) == set(self.lines[RESPONDER])
+
+
+class Greetings(Conversation):
+    """Each side may say yes or no, or nothing, at any moment, to whoever it is."""
+
+    @initialize(start=starts(flaws=True), far=st.integers(0, 3), optimistic=st.booleans())
+    def start(self, start: Start, far: int, optimistic: bool) -> None:
+        self.begin(start, far, optimistic=optimistic)
+
+    @rule(role=ROLES, seen=st.sampled_from([None, "192.0.2.7:4711"]), text=TEXTS, optimistic=st.booleans())
+    def accept(self, role: Role, seen: str | None, text: str | None, optimistic: bool) -> None:
+        self.say_yes(role, seen, text, optimistic)
+
+    @rule(role=ROLES, whose=st.sampled_from(["right", "right", "another greeting's", "somebody else's"]))
+    def sign(self, role: Role, whose: str) -> None:
+        self.sign_as(role, whose)
+
+    @rule(
+        role=ROLES,
+        reason=st.sampled_from([*(code for code in VerdictCode if code is not VerdictCode.READY), 0x8000, 0xFFFF]),
+        text=TEXTS,
+        retry=st.sampled_from([None, 0, 70_000]),
+        seen=st.sampled_from([None, "192.0.2.7:4711"]),
+    )
+    def reject(
+        self, role: Role, reason: VerdictCode | int, text: str | None, retry: int | None, seen: str | None
+    ) -> None:
+        self.both(
+            partial(self.sides[role].reject, reason, text, retry, seen),
+            partial(self.sessions[role].reject, reason, text=text, retry_after=retry, seen=seen),
+        )
+
+    @rule(role=ROLES, code=st.sampled_from(AlertCode), retry=st.sampled_from([None, 0, 7]))
+    def refuse(self, role: Role, code: AlertCode, retry: int | None) -> None:
+        retry = retry if code is AlertCode.BUSY else None
+        self.both(
+            partial(self.sides[role].refuse, code, retry),
+            partial(self.sessions[role].refuse, code, retry_after=retry),
+        )
+
+    @rule(role=ROLES)
+    def strike(self, role: Role) -> None:
+        """This side's deadline: a responder says so, an initiator goes without a word."""
+        side = self.sides[role]
+        if side.state is State.OPEN:
+            return
+        if role is INITIATOR:
+            self.cut(role, 4)
+        elif side.state is State.PEER_IDENTIFIED:
+            self.reject(role, VerdictCode.POLICY_TIMEOUT, None, None, None)
+        else:
+            self.refuse(role, AlertCode.TIMEOUT, None)
+
+    @rule(role=ROLES, size=SIZES)
+    def send(self, role: Role, size: int) -> None:
+        self.send_bytes(role, size)
+
+    @rule(role=ROLES)
+    def open(self, role: Role) -> None:
+        side, session = self.sides[role].streams, self.sessions[role].streams
+        if side is not None and session is not None:
+            self.both(partial(side.open, "echo"), partial(session.open, "echo"))
+
+
+class OpenSessions(Conversation):
+    """Two who have met, and have one byte stream each way: all of section 9."""
+
+    @initialize(start=starts(mux=False), far=st.sampled_from([3, 4, 4, 4]), optimistic=st.booleans())
+    def start(self, start: Start, far: int, optimistic: bool) -> None:
+        self.begin(start, far, optimistic=optimistic)
+
+    @rule(role=ROLES, size=SIZES)
+    def send(self, role: Role, size: int) -> None:
+        self.send_bytes(role, size)
+
+    @rule(role=ROLES, what=st.sampled_from(["accept", "reject", "refuse", "sign"]))
+    def decide_too_late(self, role: Role, what: str) -> None:
+        session, before = self.sessions[role], self.sessions[role].state
+        if before in (State.OPEN, State.ENDED):
+            verbs = {"refuse": partial(session.refuse, AlertCode.BUSY), "sign": partial(session.sign, bytes(64))}
+            with pytest.raises(LocalProtocolError):
+                verbs.get(what, getattr(session, what))()
+
+
+class OpenStreams(Conversation):
+    """Two who have met, and have streams: all of section 10 that honest ends come to."""
+
+    @initialize(
+        start=starts(mux=True),
+        far=st.sampled_from([3, 4, 4, 4]),
+        optimistic=st.booleans(),
+        streams=st.integers(0, 2),
+    )
+    def start(self, start: Start, far: int, optimistic: bool, streams: int) -> None:
+        self.begin(start, 2, optimistic=optimistic)
+        for _ in range(streams):
+            self.open(INITIATOR, "echo", 1)
+        for i in range(far - 2):
+            self.get_on((INITIATOR, RESPONDER)[i % 2])
+
+    @rule(role=ROLES, protocol=st.sampled_from(["p", "echo", "ø" * 64]), count=st.sampled_from([1, 1, 1, 1, 255]))
+    def open(self, role: Role, protocol: str, count: int) -> None:
+        side, session = self.sides[role].streams, self.sessions[role].streams
+        if side is not None and session is not None:
+            for _ in range(count):
+                assert session.can_open is (side.ours < model.MOST_STREAMS)
+                self.both(partial(side.open, protocol), partial(session.open, protocol))
+
+    @rule(role=ROLES, pick=PICKS, answer=st.sampled_from(["accept", "accept", "refuse", "unknown"]))
+    def answer(self, role: Role, pick: int, answer: str) -> None:
+        side, session = self.sides[role].streams, self.sessions[role].streams
+        if side is not None and session is not None and (id_ := self.which(role, pick, "asked")):
+            text = "nø" if answer == "refuse" else ""
+            real = {
+                "accept": partial(session.accept, id_),
+                "refuse": partial(session.refuse, id_, text),
+                "unknown": partial(session.refuse_unknown, id_),
+            }
+            self.both(partial(side.answer, id_, answer, text), real[answer])
+
+    @rule(role=ROLES, pick=PICKS, size=STREAM_SIZES)
+    def send_on_stream(self, role: Role, pick: int, size: int) -> None:
+        side, session = self.sides[role].streams, self.sessions[role].streams
+        if side is not None and session is not None and (id_ := self.which(role, pick)):
+            data = pattern(self.sent[role, id_], size)
+            taken: list[int] = []
+            self.both(lambda: taken.append(side.send(id_, data)) or taken[0], lambda: session.send(id_, data))
+            if taken:
+                self.sent[role, id_] += data[: taken[0]]
+
+    @rule(role=ROLES, pick=PICKS, what=st.sampled_from(["finish", "finish", "reset"]))
+    def end_stream(self, role: Role, pick: int, what: str) -> None:
+        side, session = self.sides[role].streams, self.sessions[role].streams
+        if side is not None and session is not None and (id_ := self.which(role, pick)):
+            self.both(partial(getattr(side, what), id_), partial(getattr(session, what), id_))
+
+    @rule(role=ROLES, pick=PICKS, share=st.sampled_from([1, 1, 2]))
+    def consume(self, role: Role, pick: int, share: int) -> None:
+        side, session = self.sides[role].streams, self.sessions[role].streams
+        if side is None or session is None:
+            return
+        unread = [id_ for id_, view in side.views.items() if view.unread]
+        if unread:
+            id_ = unread[pick % len(unread)]
+            length = -(-side.views[id_].unread // share)
+            side.views[id_].unread -= length
+            self.both(partial(side.consume, id_, length), partial(session.consume, id_, length))
+
+    @rule(role=ROLES)
+    def go_away(self, role: Role) -> None:
+        side, session = self.sides[role].streams, self.sessions[role].streams
+        if side is not None and session is not None:
+            self.both(side.go_away, session.go_away)
+
+    def which(self, role: Role, pick: int, state: str | None = None) -> int:
+        """A stream that this side knows, perhaps one that is over; 0 if there is none."""
+        side = self.sides[role].streams
+        assert side is not None
+        ids = [
+            id_
+            for id_, view in side.views.items()
+            if view.state == state or (state is None and view.state != "named")
+        ]
+        if pick > 45 and side.opened:
+            return 2 * (pick % side.opened) + (1 if side.parity else 2)
+        return ids[pick % len(ids)] if ids else 0
+
+
+class Tampering(Conversation):
+    """Somebody on the wire, who changes one frame that is under way, loses, repeats or swaps it."""
+
+    @rule(
+        role=ROLES, how=st.sampled_from(["flip", "flip", "drop", "repeat", "swap"]), pick=PICKS, bit=st.integers(0)
+    )
+    def damage(self, role: Role, how: str, pick: int, bit: int) -> None:
+        way, wire = self.ways[role], self.wire[role]
+        if self.damaged(role) or self.lost[role] or self.sides[role.other].state is State.ENDED:
+            return
+        messages = list(way.messages)
+        starts_ = [
+            end - message.length - way.arrived
+            for end, message in zip(accumulate(message.length for message in messages), messages, strict=True)
+        ]
+        whole = [i for i, start in enumerate(starts_) if start >= 0]
+        if not whole:
+            return
+        i = whole[pick % len(whole)]
+        start, length = starts_[i], messages[i].length
+        frame = bytes(wire[start : start + length])
+        if how == "flip":
+            wire[start + bit // 8 % length] ^= 1 << bit % 8
+        elif how == "drop":
+            del wire[start : start + length]
+        elif how == "repeat":
+            wire[start:start] = frame
+            i += 1
+        elif i + 1 < len(messages):
+            end = start + length + messages[i + 1].length
+            wire[start:end] = wire[start + length : end] + frame
+        else:
+            return
+        way.messages.clear()
+        way.messages += [*messages[:i], Message("damage", length=1 << 60)]
+
+
+class TamperedGreetings(Tampering, Greetings):
+    """The same while they greet each other."""
+
+
+class TamperedSessions(Tampering, OpenSessions):
+    """The same once they have met."""
+
+
+class TamperedStreams(Tampering, OpenStreams):
+    """The same with streams."""
+
+
+MACHINES = {
+    Greetings: (150, 20),
+    OpenSessions: (100, 40),
+    OpenStreams: (90, 50),
+    TamperedGreetings: (150, 20),
+    TamperedSessions: (100, 25),
+    TamperedStreams: (50, 30),
+}
+"""How many runs of each, and of how many steps, take a second or so."""
+
+
+def run(machine: type[Conversation], *, times: int) -> None:
+    examples, steps = MACHINES[machine]
+    chosen = settings(
+        max_examples=times * examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine, settings=chosen)  # type: ignore[no-untyped-call]
+
+
+BY_NAME = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
+
+
+@BY_NAME
+def test_two_sessions_do_what_the_model_foretells(machine: type[Conversation]) -> None:
+    run(machine, times=1)
+
+
+@pytest.mark.slow
+@BY_NAME
+def test_two_sessions_do_what_the_model_foretells_many_times(machine: type[Conversation]) -> None:
+    run(machine, times=25)
