@@ -85,7 +85,7 @@ class Bringing:
     """What one side brings.
 
     elsewhere: whether somebody else holds its private key. expected, suite: of an initiator, who must answer and
-    the suite to attempt, where they are given.
+    the suite to attempt, where they are given. impostor: whether its key is another than its id says.
     """
 
     identity: Identity
@@ -98,6 +98,7 @@ class Bringing:
     expected: PeerId | None = None
     elsewhere: bool = False
     suite: int | None = None
+    impostor: bool = False
 
     @property
     def usable(self) -> list[int]:
@@ -430,6 +431,8 @@ class Side:
 
     def _found_in_greeting(self) -> tuple[type[RemoteProtocolError], VerdictCode] | None:
         ours, theirs = self.ours, self.theirs
+        if theirs.impostor:
+            return GreetingRefused, VerdictCode.BAD_SIGNATURE
         if theirs.identity.id == ours.identity.id:
             return GreetingRefused, VerdictCode.SELF
         if ours.expected is not None and theirs.identity.id != ours.expected:
