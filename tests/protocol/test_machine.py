@@ -276,6 +276,7 @@ class Conversation(RuleBasedStateMachine):
 
     sessions: dict[Role, Session]
     sides: dict[Role, Side]
+    optimistic = late = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -385,6 +386,24 @@ class Conversation(RuleBasedStateMachine):
         if self.sides[other].state is State.SIGNING:
             self.sign_as(other, "right")
 
+    def speak(self, role: Role, count: int) -> None:
+        """Say something, so that it is under way when the next thing happens."""
+
+    def check_all(self) -> None:
+        self.each_session_is_where_the_model_is()
+        self.each_knows_the_streams_that_are_not_over()
+        self.nobody_is_accepted_unless_both_said_yes()
+        self.both_see_the_same_connection()
+
+    def part(self) -> None:
+        """One side ends, while the other speaks; then the other ends, too."""
+        first = INITIATOR if self.late else RESPONDER
+        self.speak(first.other, 1)
+        self.end(first, "close" if self.optimistic else "finish", CloseCode.IDLE, None, 0, False)
+        self.speak(first.other, 1)
+        self.settle()
+        self.end(first.other, "finish", CloseCode.IDLE, None, 0, False)
+
     def settle(self) -> None:
         """All that is said arrives and is read, and so is what is answered to it."""
         for _ in range(3):
@@ -444,9 +463,18 @@ class Conversation(RuleBasedStateMachine):
             self.sent[role, 0] += data
 
     @rule(
-        role=ROLES, how=st.sampled_from(ENDS), code=st.sampled_from(REASONS), text=TEXTS, share=st.integers(0, 4)
+        role=ROLES,
+        how=st.sampled_from(ENDS),
+        code=st.sampled_from(REASONS),
+        text=TEXTS,
+        share=st.integers(0, 4),
+        crossing=st.booleans(),
     )
-    def end(self, role: Role, how: str, code: CloseCode, text: str | None, share: int) -> None:
+    def end(self, role: Role, how: str, code: CloseCode, text: str | None, share: int, crossing: bool) -> None:
+        """A direction ends. crossing: something is under way against it."""
+        if crossing:
+            self.speak(role.other, 1)
+            self.write(role.other)
         side, session = self.sides[role], self.sessions[role]
         match how:
             case "finish":
@@ -571,7 +599,7 @@ class Conversation(RuleBasedStateMachine):
         for role in Role:
             self.cut(role, 4)
         self.settle()
-        self.each_session_is_where_the_model_is()
+        self.check_all()
         for side in self.sides.values():
             if side.state is State.OPEN:
                 assert side.receiving is not Direction.OPEN
@@ -668,6 +696,7 @@ class OpenSessions(Conversation):
     @initialize(start=starts(mux=False), late=st.booleans(), optimistic=st.booleans())
     def start(self, start: Start, late: bool, optimistic: bool) -> None:
         """Where the verdict is late, it is still to be written."""
+        self.late = late
         self.begin(start, 3, optimistic=optimistic)
         self.say_yes(RESPONDER, None, None, False)
         if not late:
@@ -676,6 +705,17 @@ class OpenSessions(Conversation):
     @rule(role=ROLES, size=SIZES)
     def send(self, role: Role, size: int) -> None:
         self.send_bytes(role, size)
+
+    def speak(self, role: Role, count: int) -> None:
+        for _ in range(count):
+            self.send_bytes(role, 10)
+            self.ping(role, b"8 bytes!")
+
+    def teardown(self) -> None:
+        if hasattr(self, "sessions"):
+            self.settle()
+            self.part()
+        super().teardown()
 
     @rule(role=ROLES, what=st.sampled_from(["accept", "reject", "refuse", "sign"]))
     def decide_too_late(self, role: Role, what: str) -> None:
@@ -697,6 +737,7 @@ class OpenStreams(Conversation):
     @initialize(start=starts(mux=True), late=st.booleans(), optimistic=st.booleans(), streams=st.integers(0, 3))
     def start(self, start: Start, late: bool, optimistic: bool, streams: int) -> None:
         """Some streams are there already: they were opened before the verdict, and are accepted."""
+        self.late = late
         self.begin(start, 2, optimistic=optimistic)
         for _ in range(streams):
             self.open_one(INITIATOR, "echo")
@@ -822,6 +863,12 @@ class OpenStreams(Conversation):
             return 2 * (pick % side.opened) + (1 if side.parity else 2)
         return ids[pick % len(ids)] if ids else 0
 
+    def speak(self, role: Role, count: int) -> None:
+        for i in range(count):
+            self.open_one(role, "echo")
+            self.write(role)
+            self.send_on_stream(role, i, 10)
+
     def on_some(self, do: Callable[[Role, int], None]) -> None:
         for role, side in self.sides.items():
             for pick in range(min(3, len(side.streams.views) if side.streams else 0)):
@@ -837,7 +884,9 @@ class OpenStreams(Conversation):
             self.settle()
             self.on_some(lambda role, pick: self.consume(role, pick, 1))
             self.settle()
+            self.check_all()
             self.on_some(lambda role, pick: self.end_stream(role, pick, "finish"))
+            self.part()
         super().teardown()
 
 
@@ -884,9 +933,6 @@ class Tampering(Conversation):
         way.messages.clear()
         way.messages += [*messages[:i], Message("damage", length=1 << 60)]
 
-    def speak(self, role: Role, count: int) -> None:
-        """So that there is something to be damaged."""
-
     def teardown(self) -> None:
         if self.intended is not None and hasattr(self, "sessions") and not any(map(self.damaged, Role)):
             self.damage(*self.intended)
@@ -900,20 +946,9 @@ class TamperedGreetings(Tampering, Greetings):
 class TamperedSessions(Tampering, OpenSessions):
     """The same once they have met."""
 
-    def speak(self, role: Role, count: int) -> None:
-        for _ in range(count):
-            self.send_bytes(role, 10)
-            self.ping(role, b"8 bytes!")
-
 
 class TamperedStreams(Tampering, OpenStreams):
     """The same with streams."""
-
-    def speak(self, role: Role, count: int) -> None:
-        for i in range(count):
-            self.open_one(role, "echo")
-            self.write(role)
-            self.send_on_stream(role, i, 10)
 
 
 MACHINES: dict[type[Conversation], tuple[int, int]] = {
