@@ -180,7 +180,7 @@ class Way:
 
 
 class Side:
-    """One session. `do` verbs raise what the session's are to raise."""
+    """One session. Its verbs raise what the session's are to raise, and then change nothing."""
 
     def __init__(self, role: Role, brings: dict[Role, Bringing], ways: dict[Role, Way], *, own_dial: bool) -> None:
         self.role = role
