@@ -431,6 +431,8 @@ class Side:
 
     def _found_in_greeting(self) -> tuple[type[RemoteProtocolError], VerdictCode] | None:
         ours, theirs = self.ours, self.theirs
+        if theirs.identity.static_key.public == ours.identity.static_key.public:
+            return GreetingRefused, VerdictCode.SELF
         if theirs.impostor:
             return GreetingRefused, VerdictCode.BAD_SIGNATURE
         if theirs.identity.id == ours.identity.id:

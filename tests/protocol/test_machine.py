@@ -90,7 +90,8 @@ class Start:
 @st.composite
 def starts(draw: Callable[..., Any], flaw: str | None = None, mux: bool | None = None) -> Start:
     """Two that may meet, but for this flaw. Hybrid suites are rare: they are dear."""
-    private, hybrid = draw(st.integers(0, 3)) == 0, draw(st.integers(0, 11)) == 0
+    private = flaw in (ANOTHER_KEY, ANOTHER_KEY_IN_SILENCE) or draw(st.integers(0, 3)) == 0
+    hybrid = draw(st.integers(0, 11)) == 0
     classical_id, hybrid_id = (0x0101, 0x0102) if private else (0x0001, 0x0002)
     offers = (hybrid_id, classical_id) if hybrid else (classical_id,)
     caps = ("mux/1", "x") if (draw(st.booleans()) if mux is None else mux) else ("x",)
@@ -116,9 +117,11 @@ def _another_network(_: Bringing, bob: Bringing) -> None:
     bob.network = Network("work", bob.network.psk, quiet=bob.network.quiet)
 
 
-def _another_key(_: Bringing, bob: Bringing) -> None:
-    if bob.network.psk is not None:
-        bob.network = Network("home", bytes(32), quiet=bob.network.quiet)
+def _another_key(quiet: bool) -> Callable[[Bringing, Bringing], None]:
+    def make(_: Bringing, bob: Bringing) -> None:
+        bob.network = Network("home", bytes(32), quiet=quiet)
+
+    return make
 
 
 def _no_common_suite(ada: Bringing, bob: Bringing) -> None:
@@ -155,6 +158,10 @@ def _own_key(_: Bringing, bob: Bringing) -> None:
     bob.identity = ADA
 
 
+def _own_noise_key(ada: Bringing, bob: Bringing) -> None:
+    bob.identity = Identity.from_seed(b"b" * 32, static_key=ada.identity.static_key)
+
+
 def _own_id(ada: Bringing, bob: Bringing) -> None:
     bob.identity = ADA_AGAIN
     ada.expected = None
@@ -188,9 +195,11 @@ def _one_without_streams(who: int) -> Callable[[Bringing, Bringing], None]:
 
 
 OWN_DIAL = "a dial of our own"
+ANOTHER_KEY, ANOTHER_KEY_IN_SILENCE = "another key", "another key in a quiet network"
 FLAWS: dict[str, Callable[[Bringing, Bringing], None]] = {
     "another network": _another_network,
-    "another key": _another_key,
+    ANOTHER_KEY: _another_key(quiet=False),
+    ANOTHER_KEY_IN_SILENCE: _another_key(quiet=True),
     "no common suite": _no_common_suite,
     "public meets private": _public_meets_private,
     "a lower suite": _lower_suite,
@@ -198,6 +207,7 @@ FLAWS: dict[str, Callable[[Bringing, Bringing], None]] = {
     "another id expected": _wrong_id,
     OWN_DIAL: _own_dial,
     "our own key": _own_key,
+    "our own Noise key": _own_noise_key,
     "our own id": _own_id,
     "the initiator an impostor": _impostor(0),
     "the responder an impostor": _impostor(1),
