@@ -617,13 +617,18 @@ class StreamSide:
         """How many that we opened are not over."""
         return sum(id_ % 2 == self.parity for id_ in self.views)
 
+    @property
+    def latest(self) -> int:
+        """The id of the last that we opened."""
+        return 2 * self.opened - (1 if self.parity else 0)
+
     # --- what the application does
 
     def open(self, protocol: str) -> int:
         if self.ours >= MOST_STREAMS:
             raise LocalProtocolError("256 are open")
-        id_ = 2 * self.opened + (1 if self.parity else 2)
         self.opened += 1
+        id_ = self.latest
         view = self.views[id_] = View("awaiting")
         self._say(view, Frame("open", id_, said=protocol, left=1 + len(protocol.encode())))
         return id_

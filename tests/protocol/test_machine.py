@@ -753,7 +753,7 @@ class OpenSessions(Conversation):
 class OpenStreams(Conversation):
     """Two who have met, and have streams: all of section 10 that honest ends come to."""
 
-    @initialize(start=starts(mux=True), late=st.booleans(), optimistic=st.booleans(), streams=st.integers(0, 3))
+    @initialize(start=starts(mux=True), late=st.booleans(), optimistic=st.booleans(), streams=st.integers(1, 3))
     def start(self, start: Start, late: bool, optimistic: bool, streams: int) -> None:
         """Some streams are there already: they were opened before the verdict, and are accepted."""
         self.late = late
@@ -789,11 +789,10 @@ class OpenStreams(Conversation):
         """Perhaps with data right behind it, and the end of that."""
         self.open_one(role, protocol)
         side = self.sides[role].streams
-        if side is not None and early and side.views:
-            id_ = max(side.views)
-            self.send_on(role, id_, early)
+        if side is not None and early:
+            self.send_on(role, side.latest, early)
             if then:
-                self.end_one(role, id_, then)
+                self.end_one(role, side.latest, then)
 
     @rule(role=ROLES, chance=st.integers(0, 9))
     def open_all(self, role: Role, chance: int) -> None:
@@ -882,6 +881,19 @@ class OpenStreams(Conversation):
             return 2 * (pick % side.opened) + (1 if side.parity else 2)
         return ids[pick % len(ids)] if ids else 0
 
+    def abandon_one_and_leave(self) -> None:
+        """A stream is reset before anybody has answered it, and one is opened behind a GO AWAY."""
+        side = self.sides[INITIATOR].streams
+        self.open_one(INITIATOR, "p")
+        self.settle()
+        if side is not None:
+            self.end_one(INITIATOR, side.latest, "reset")
+        self.go_away(RESPONDER)
+        self.settle()
+        self.open_one(INITIATOR, "p")
+        self.settle()
+        self.check_all()
+
     def speak(self, role: Role, count: int) -> None:
         for i in range(count):
             self.open_one(role, "echo")
@@ -905,6 +917,8 @@ class OpenStreams(Conversation):
             self.settle()
             self.check_all()
             self.on_some(lambda role, pick: self.end_stream(role, pick, "finish"))
+            self.settle()
+            self.abandon_one_and_leave()
             self.part()
         super().teardown()
 
