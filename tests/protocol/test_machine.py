@@ -882,8 +882,14 @@ class OpenStreams(Conversation):
         return ids[pick % len(ids)] if ids else 0
 
     def abandon_one_and_leave(self) -> None:
-        """A stream is reset before anybody has answered it, and one is opened behind a GO AWAY."""
-        side = self.sides[INITIATOR].streams
+        """A stream is refused while data follows it, one is reset before anybody has answered it, and one is opened behind a GO AWAY."""
+        side, theirs = self.sides[INITIATOR].streams, self.sides[RESPONDER].streams
+        self.open_one(INITIATOR, "p")
+        self.settle()
+        if side is not None and theirs is not None:
+            self.answer_to(RESPONDER, side.latest, "refuse")
+            self.send_on(INITIATOR, side.latest, 10)
+            self.settle()
         self.open_one(INITIATOR, "p")
         self.settle()
         if side is not None:
