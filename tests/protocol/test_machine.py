@@ -882,7 +882,7 @@ class OpenStreams(Conversation):
         return ids[pick % len(ids)] if ids else 0
 
     def abandon_one_and_leave(self) -> None:
-        """A stream is refused while data follows it, one is reset before anybody has answered it, and one is opened behind a GO AWAY."""
+        """One stream is refused while data follows it, one reset unanswered, one opened behind a GO AWAY."""
         side, theirs = self.sides[INITIATOR].streams, self.sides[RESPONDER].streams
         self.open_one(INITIATOR, "p")
         self.settle()
