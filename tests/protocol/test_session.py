@@ -1248,6 +1248,35 @@ def test_after_a_rejection_nothing_more_may_be_sent(recording: Recording) -> Non
         end.session.send(b"x")
 
 
+REFUSALS = {
+    "verdict": lambda recording: recording.writer(RESPONDER).encode(
+        RecordType.VERDICT, Verdict(VerdictCode.POLICY).encode()
+    ),
+    "alert": lambda _: bytes.fromhex("7f000107"),
+    "no verdict": lambda _: b"\x10\x00\x10" + bytes(16),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_what_was_not_written_yet_when_the_greeting_ended_is_never_sent(
+    recording: Recording, refusal: str
+) -> None:
+    end = accepting(recording)
+    end.write()
+    end.session.send(b"not written yet")
+    end.read(REFUSALS[refusal](recording))
+    assert end.session.state is State.ENDED
+    assert not end.session.has_data_to_send
+    assert end.write() == b""
+
+
+def test_a_responder_that_has_not_answered_yet_when_the_stream_ends_never_does(recording: Recording) -> None:
+    end = End(recording.responder())
+    end.read(recording.flight, eof=True)
+    assert isinstance(end.error, Truncated)
+    assert end.write() == b""
+
+
 def test_without_being_asked_for_nothing_goes_before_the_verdict(recording: Recording) -> None:
     with pytest.raises(LocalProtocolError, match="waiting for VERDICT"):
         awaiting_verdict(recording).session.send(b"x")
