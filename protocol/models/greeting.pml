@@ -298,7 +298,7 @@ ltl both_end { <>(outcome[INITIATOR] != UNDECIDED && outcome[RESPONDER] != UNDEC
 ltl accepted_only_if_ready { [](outcome[INITIATOR] == ACCEPTED -> said_ready) }
 ltl rejected_only_if_rejected { [](outcome[INITIATOR] == REJECTED -> (told && !said_ready)) }
 ltl no_ack_before_the_decision { [](said_ack -> has_decided) }
-ltl no_alert_after_ready { [](said_ready -> (outcome[RESPONDER] == UNDECIDED || outcome[RESPONDER] == ACCEPTED || outcome[RESPONDER] == NO_RESPONSE)) }
+ltl no_refusal_after_ready { [](said_ready -> (outcome[RESPONDER] == UNDECIDED || outcome[RESPONDER] == ACCEPTED || outcome[RESPONDER] == NO_RESPONSE)) }
 ltl clean_only_if_closed { [](((ending[INITIATOR] == CLEAN) -> said_close[RESPONDER]) && ((ending[RESPONDER] == CLEAN) -> said_close[INITIATOR])) }
 ltl open_if_undisturbed { <>(outcome[INITIATOR] == ACCEPTED && outcome[RESPONDER] == ACCEPTED && ending[INITIATOR] == CLEAN && ending[RESPONDER] == CLEAN) }
 ltl a_refusal_is_heard { [](told && closed[RESPONDER] && closed[INITIATOR] -> (outcome[INITIATOR] == ALERTED || outcome[INITIATOR] == REJECTED || outcome[INITIATOR] == REFUSED)) }

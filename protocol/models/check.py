@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""Check the models: what holds must hold in every state there is, what is broken must be found.
+
+Usage: check.py [--quick] [model …]     in need of spin and gcc; of proverif, if it is there
+    --quick   only runs of at most some 100 000 states
+Prints a table. Exit code 1 if anything is not as expected, 2 if a program is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+MEGABYTES: Final = 2000
+"""Of memory that a search may take."""
+DEPTH: Final = 100_000
+SECONDS: Final = 300
+"""That a search may take, many times more than it should."""
+
+
+HOLDS: Final = "holds"
+DEADLOCK, CYCLE, VIOLATED = ERRORS = ("deadlock", "cycle", "violated")
+_SAID: Final = dict(zip(("invalid end state", "acceptance cycle", "assertion violated"), ERRORS, strict=True))
+"""By what a verifier says: a process waits for ever, something never comes, something is not as it should be."""
+
+
+class Wrong(Exception):
+    """A program did not do what it is there for; the message says what it said."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search. flags: what the model is compiled with. claim: its LTL formula; None for its assertions and ends.
+
+    expected: HOLDS, or the kind of counterexample that is to be found. large: more than 100 000 states.
+    """
+
+    model: str
+    flags: tuple[str, ...]
+    claim: str | None
+    property: str
+    expected: str = HOLDS
+    large: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    result: str
+    states: str
+    seconds: float
+    unreached: frozenset[str] = frozenset()
+    """Statements that no run of the model came to."""
+
+
+def _greeting(claim: str | None, property_: str, *flags: str, expected: str = HOLDS, large: bool = False) -> Run:
+    return Run("greeting", flags, claim, property_, expected, large)
+
+
+def _crossing(property_: str, *flags: str, expected: str = HOLDS, large: bool = False) -> Run:
+    return Run("crossing", flags, None, property_, expected, large)
+
+
+ENDS: Final = "no deadlock, one outcome a side, moves of the table only"
+ONE: Final = "one connection, on both sides, which both dials give"
+
+RUNS: Final = (
+    _greeting(None, ENDS, large=True),
+    _greeting("both_end", "both sides come to an outcome", large=True),
+    _greeting("accepted_only_if_ready", "accepted only if the responder has said READY", large=True),
+    _greeting("rejected_only_if_rejected", "rejected by VERDICT only if the responder has refused", large=True),
+    _greeting("no_ack_before_the_decision", "no ACK before the initiator has decided", large=True),
+    _greeting("no_refusal_after_ready", "who has said READY refuses no more", large=True),
+    _greeting("clean_only_if_closed", "a clean end only if the other side has said CLOSE", large=True),
+    _greeting(None, ENDS, "UNDISTURBED"),
+    _greeting("open_if_undisturbed", "undisturbed, both sides open, and end cleanly", "UNDISTURBED"),
+    _greeting(None, ENDS, "REFUSING"),
+    _greeting("a_refusal_is_heard", "a reset destroys no refusal", "REFUSING"),
+    _greeting("accepted_only_if_ready", "… without a verdict", "NO_VERDICT", expected=VIOLATED),
+    _greeting("accepted_only_if_ready", "… if READY can be forged", "FORGED_VERDICT", expected=VIOLATED),
+    _greeting("no_ack_before_the_decision", "… where ACK goes first", "EARLY_ACK", expected=VIOLATED),
+    _greeting("both_end", "… without a deadline", "NO_DEADLINE", expected=CYCLE),
+    _greeting(None, "no deadlock, without a deadline", "NO_DEADLINE", expected=DEADLOCK),
+    _greeting(None, "no ALERT for an ALERT, where there is one", "ALERT_FOR_ALERT", expected=VIOLATED),
+    _greeting("a_refusal_is_heard", "… where nobody reads on", "REFUSING", "NO_DRAIN", expected=VIOLATED),
+    _greeting("clean_only_if_closed", "… where the end will do", "END_IS_CLOSE", expected=VIOLATED),
+    _crossing(ONE),
+    _crossing("LARGE's, and nobody has had another, where all is in time", "IN_TIME"),
+    _crossing(f"{ONE}, unless SMALL's dial fails", "LATE_SMALL"),
+    _crossing("at most one, on both sides", "LATE_LARGE"),
+    _crossing("at most one, on both sides", "LATE_SMALL", "LATE_LARGE", "REFUSALS"),
+    _crossing("at most one, on both sides", "CUTS", "LATE_SMALL", "LATE_LARGE", "REFUSALS", large=True),
+    _crossing(ONE, "NOT_OVERTAKEN"),
+    _crossing("LARGE's, and nobody has had another", "IN_TIME", "NO_HOLD", expected=VIOLATED),
+    _crossing("no deadlock", "IN_TIME", "BOTH_HOLD", expected=DEADLOCK),
+    *(
+        _crossing(ONE, flag, expected=VIOLATED)
+        for flag in (
+            "EACH_KEEPS_OWN",
+            "NEWEST_KEPT",
+            "BOTH_STAY",
+            "NO_PING",
+            "NO_TURN",
+            "NO_WAIT",
+            "TOLD_IS_FAILED",
+            "YOUNG_IS_DEAD",
+        )
+    ),
+)
+
+UNREACHED: Final = {"crossing": frozenset({'crossing.pml: "-end-"'}), "greeting": frozenset[str]()}
+"""What need not be reached: a transport does not end."""
+
+PROVERIF: Final = {"greeting": 0, "static_only": 1}
+"""By model: how many of its queries are to be false."""
+
+
+def run(*command: str, into: Path) -> str:
+    try:
+        done = subprocess.run(command, cwd=into, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise Wrong(f"{' '.join(command)} took more than {SECONDS} s") from None
+    said = done.stdout + done.stderr
+    if done.returncode:
+        raise Wrong(f"{' '.join(command)} ended with {done.returncode}:\n{said[-2000:]}")
+    return said
+
+
+# --- Promela --------------------------------------------------------------------------------------------
+
+
+def compiled(model: str, flags: Iterable[str], claims: bool, large: bool, into: Path) -> Path:
+    """The verifier of a model, in a directory of its own. large: it has to be fast, not to be there soon."""
+    into.mkdir()
+    for source in HERE.glob("*.pml"):
+        shutil.copy(source, into)
+    run("spin", "-a", *(f"-D{flag}" for flag in flags), f"{model}.pml", into=into)
+    kind = () if claims else ("-DNOCLAIM", "-DSAFETY")
+    run("gcc", "-O1" if large else "-O0", "-w", f"-DMEMLIM={MEGABYTES}", *kind, "-o", "pan", "pan.c", into=into)
+    return into / "pan"
+
+
+def searched(pan: Path, claim: str | None) -> Found:
+    """What a verifier finds. Raises Wrong unless it has seen every state, or has found an error."""
+    start = time.monotonic()
+    said = run(str(pan), f"-m{DEPTH}", *(("-a", "-N", claim) if claim else ()), into=pan.parent)
+    seconds = time.monotonic() - start
+    errors = re.search(r"errors: (\d+)", said)
+    states = re.search(r"(\d+) states, stored", said)
+    if errors is None or states is None:
+        raise Wrong(f"pan of {pan.parent.name} did not finish:\n{said[-2000:]}")
+    error = re.search(rf"^pan:1: ({'|'.join(_SAID)})", said, re.MULTILINE)
+    if (error is None) != (errors[1] == "0"):
+        raise Wrong(f"pan of {pan.parent.name} found another error than these:\n{said[-2000:]}")
+    if error is None and re.search(
+        r"Search not completed|max search depth too small|out of memory|truncated", said
+    ):
+        raise Wrong(f"pan of {pan.parent.name} has not seen every state:\n{said[-2000:]}")
+    return Found(_SAID[error[1]] if error else HOLDS, states[1], seconds, frozenset(_unreached(said)))
+
+
+def _unreached(said: str) -> Iterator[str]:
+    proctype = False
+    for line in said.splitlines():
+        if line.startswith("unreached in "):
+            proctype = line.startswith("unreached in proctype")
+        elif proctype and (place := re.match(r'\s+(\S+?):(\d+), state \d+, (".*")', line)):
+            yield f"{place[1]}: {place[3]}" if place[3] == '"-end-"' else f"{place[1]}:{place[2]}: {place[3]}"
+
+
+# --- ProVerif -------------------------------------------------------------------------------------------
+
+
+def proved(model: str) -> Iterator[tuple[str, Found]]:
+    start = time.monotonic()
+    said = run("proverif", str(HERE / f"{model}.pv"), into=HERE)
+    seconds = time.monotonic() - start
+    for query, result in re.findall(r"^RESULT (.*?) (is true|is false|cannot be proved)", said, re.MULTILINE):
+        yield query, Found(HOLDS if result == "is true" else VIOLATED, "", seconds)
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+def row(*cells: str) -> None:
+    print("{:14} {:68} {:36} {:8} {:10} {:>9} {:>5}".format(*cells), flush=True)
+
+
+def report(model: str, property_: str, flags: Iterable[str], expected: str, found: Found) -> bool:
+    """Print one row; whether it is as expected."""
+    as_expected = found.result == expected
+    row(
+        model,
+        property_,
+        " ".join(flags),
+        expected,
+        found.result + ("" if as_expected else " !"),
+        found.states,
+        f"{found.seconds:.1f}",
+    )
+    return as_expected
+
+
+def check_promela(runs: Iterable[Run], whole: bool) -> bool:
+    """whole: these are all the runs there are, so that every statement must be reached in one of them."""
+    fine = True
+    missed: dict[str, frozenset[str]] = {}
+    pans: dict[tuple[str, tuple[str, ...], bool, bool], Path] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for each in runs:
+            key = (each.model, each.flags, each.claim is not None, each.large)
+            if key not in pans:
+                pans[key] = compiled(*key, Path(scratch) / str(len(pans)))
+            found = searched(pans[key], each.claim)
+            fine &= report(each.model, each.claim or each.property, each.flags, each.expected, found)
+            if each.expected == HOLDS and each.claim is None:
+                missed[each.model] = missed.get(each.model, found.unreached) & found.unreached
+    if whole:
+        for model, places in missed.items():
+            for place in sorted(places - UNREACHED[model]):
+                print(f"{model}: never reached: {place}")
+                fine = False
+    return fine
+
+
+def check_proverif() -> bool:
+    if shutil.which("proverif") is None:
+        print("greeting.pv, static_only.pv: not checked, proverif is not installed")
+        return True
+    fine = True
+    for model, false in PROVERIF.items():
+        results = list(proved(model))
+        # The one that is to be false is the last.
+        for at, (query, found) in enumerate(results):
+            fine &= report(f"{model}.pv", query[:58], (), HOLDS if at < len(results) - false else VIOLATED, found)
+        fine &= bool(results)
+    return fine
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check the models of the protocol.")
+    parser.add_argument("--quick", action="store_true", help="only the small searches")
+    parser.add_argument("models", nargs="*", help="greeting, crossing: only of these (all)")
+    chosen = parser.parse_args()
+    if missing := [program for program in ("spin", "gcc") if shutil.which(program) is None]:
+        print(f"missing: {', '.join(missing)} (Debian: apt-get install spin gcc)", file=sys.stderr)
+        return 2
+    models = chosen.models or sorted({each.model for each in RUNS})
+    runs = [each for each in RUNS if each.model in models and not (chosen.quick and each.large)]
+    start = time.monotonic()
+    row("model", "property", "with", "expected", "found", "states", "s")
+    try:
+        fine = check_promela(runs, whole=not chosen.quick)
+        fine &= chosen.quick or check_proverif()
+    except Wrong as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{'all as expected' if fine else 'NOT as expected'}, {time.monotonic() - start:.0f} s")
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
