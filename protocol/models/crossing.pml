@@ -12,6 +12,7 @@
  *                              ping, and the wait of a dial that is told CROSSING, may be too long
  *     CUTS                     either direction of either transport may fall silent for good
  *     REFUSALS                 the policies may refuse
+ *     OLD                      there was a connection before, which lives, or one side of which is gone without a word
  *     IN_TIME                  both dials begin before either is answered, both know to whom they go, and LARGE's
  *                              hold is long enough
  *
@@ -26,6 +27,7 @@
  *     NO_TURN        a dial is settled while our listener is deciding about theirs
  *     NO_WAIT        a dial that is told DUPLICATE does not wait for our listener to open what it duplicates
  *     TOLD_IS_FAILED a dial that is told CROSSING or DUPLICATE fails
+ *     NEVER_DEAD     a connection from before makes every other a duplicate, though it is dead
  *     YOUNG_IS_DEAD  a connection that opened during the other side's greeting is pinged, for a short time only
  *
  * One limit of the rules, which must be found too: ONE_FOR_LARGE, that there is one connection, which LARGE's dial
@@ -61,6 +63,14 @@ bool welcoming[2];  // the other side's greeting has begun
 bool crosses[2];    // its dial's connection has opened behind that
 bool turn[2];       // the other side's greeting is being decided
 bool own_is_older[2];
+
+#ifdef OLD
+bool old[2];        // it has the connection from before
+bit old_dialer;
+#define OLD_OPEN(side) old[side]
+#else
+#define OLD_OPEN(side) false
+#endif
 
 // What came of it.
 mtype:result = { PENDING, OWN, THEIRS, FAILED };
@@ -145,9 +155,22 @@ inline replace_theirs(side)
     replaced = true
 }
 
+inline replace_old(side)
+{
+#ifdef OLD
+    old[side] = false
+#else
+    skip
+#endif
+}
+
 /* Registry._trim: the oldest goes. */
 inline trim(side)
 {
+    if
+    :: OLD_OPEN(side) && (OWN_OPEN(side) || THEIRS_OPEN(side)) -> replace_old(side)
+    :: else
+    fi;
     if
 #ifndef BOTH_STAY
     :: OWN_OPEN(side) && THEIRS_OPEN(side) ->
@@ -172,7 +195,12 @@ inline add_own(side)
     crosses[side] = welcoming[side];
     if
 #ifndef NEWEST_KEPT
+#ifdef OLD
+    :: side == SMALL && old[side] && old_dialer == LARGE  // to be settled
+    :: side == SMALL && THEIRS_OPEN(side) && !old[side]
+#else
     :: side == SMALL && THEIRS_OPEN(side)  // to be settled
+#endif
 #endif
     :: else -> trim(side)
     fi
@@ -284,6 +312,7 @@ proctype Dial(bit me)
 
     // Registry.kept_instead
     if
+    // Not one from before: our listener has said READY, so that is gone.
     :: atomic { heard == CROSSING && THEIRS_OPEN(me) -> give_up(THEIRS) }
     :: atomic { heard == CROSSING && SLOW -> give_up(FAILED) }
 #ifdef NO_WAIT
@@ -304,7 +333,8 @@ settling:
     fi;
 #endif
     if
-    :: atomic { me == SMALL && OWN_OPEN(me) && THEIRS_OPEN(me) && !own_is_older[me] };
+    // One from before is not asked: its greeting was over long ago.
+    :: atomic { me == SMALL && OWN_OPEN(me) && THEIRS_OPEN(me) && !own_is_older[me] && !OLD_OPEN(me) };
 #ifndef NO_PING
         if
         :: atomic { THEIRS_ANSWERS(me) ->
@@ -342,7 +372,6 @@ proctype Welcome(bit me; bit dial)
     // AWAIT_SYN
     if
     :: atomic { RESPONDER_HEARS(dial) -> to_responder[dial] ? heard }
-    :: atomic { RESPONDER_HEARS_END(dial) -> responder[dial] = ENDED; goto gone }
     :: atomic { TIME_IS_UP(dial) -> to_initiator[dial] ! ALERT; responder[dial] = ENDED; goto gone }
     fi;
     to_initiator[dial] ! SYN_ACK;
@@ -379,12 +408,24 @@ proctype Welcome(bit me; bit dial)
     fi;
 others:
     if
-    :: atomic { !OWN_OPEN(me) -> objection = READY; to_initiator[dial] ! READY }
-#ifndef YOUNG_IS_DEAD
-    :: atomic { OWN_OPEN(me) && crosses[me] -> objection = DUPLICATE }
-    :: OWN_OPEN(me) && !crosses[me];
+#ifdef OLD
+    :: OLD_OPEN(me);
+        if
+#ifdef NEVER_DEAD
+        :: atomic { old[me] -> objection = DUPLICATE; goto verdict }
 #else
-    :: OWN_OPEN(me);
+        :: atomic { old[me] && old[OTHER(me)] -> objection = DUPLICATE; goto verdict }
+#endif
+        :: atomic { !old[OTHER(me)] || SLOW -> replace_old(me); goto others }
+        :: atomic { TIME_IS_UP(dial) -> objection = POLICY; goto verdict }
+        fi
+#endif
+    :: atomic { !OLD_OPEN(me) && !OWN_OPEN(me) -> objection = READY; to_initiator[dial] ! READY }
+#ifndef YOUNG_IS_DEAD
+    :: atomic { !OLD_OPEN(me) && OWN_OPEN(me) && crosses[me] -> objection = DUPLICATE }
+    :: !OLD_OPEN(me) && OWN_OPEN(me) && !crosses[me];
+#else
+    :: !OLD_OPEN(me) && OWN_OPEN(me);
 #endif
         if
         :: atomic { OWN_ANSWERS(me) -> objection = DUPLICATE }
@@ -429,19 +470,50 @@ end:
 #define IS_OPEN(dial) (initiator[dial] == OPEN && responder[dial] == OPEN)
 #define GIVES_IT(side) ((result[side] == OWN && IS_OPEN(side)) || (result[side] == THEIRS && IS_OPEN(OTHER(side))))
 
+#ifdef OLD
+proctype Before()
+{
+end:
+    do
+    :: atomic { old[SMALL] && !old[LARGE] -> old[SMALL] = false }  // it hears of it, or its pings are not answered
+    :: atomic { old[LARGE] && !old[SMALL] -> old[LARGE] = false }
+    od
+}
+#define OLD_SAME (old[SMALL] == old[LARGE])
+#define OLD_IS_OPEN (old[SMALL] && old[LARGE])
+#else
+#define OLD_SAME true
+#define OLD_IS_OPEN false
+#endif
+#define MAY_FAIL(side) (second_dial[side] || lived)
+
 init
 {
+    bool lived;
+
     atomic {
         run Dial(SMALL); run Dial(LARGE);
         run Welcome(SMALL, LARGE); run Welcome(LARGE, SMALL);
-        run Transport(SMALL); run Transport(LARGE)
+        run Transport(SMALL); run Transport(LARGE);
+#ifdef OLD
+        if
+        :: old_dialer = SMALL
+        :: old_dialer = LARGE
+        fi;
+        if
+        :: old[SMALL] = true; old[LARGE] = true; lived = true
+        :: old[SMALL] = true
+        :: old[LARGE] = true
+        fi;
+        run Before()
+#endif
     };
     // All is quiet.
     atomic {
         result[SMALL] != PENDING && result[LARGE] != PENDING && over[SMALL] && over[LARGE] &&
-            SAME(SMALL) && SAME(LARGE);
+            SAME(SMALL) && SAME(LARGE) && OLD_SAME;
 
-        assert(!(IS_OPEN(SMALL) && IS_OPEN(LARGE)));
+        assert(IS_OPEN(SMALL) + IS_OPEN(LARGE) + OLD_IS_OPEN <= 1);
 #if !defined(LATE_LARGE) && !defined(CUTS) && !defined(REFUSALS)
 #if defined(LATE_SMALL) && !defined(ONE_FOR_LARGE)
         if
@@ -449,13 +521,14 @@ init
         :: else
         fi;
 #endif
-        assert(IS_OPEN(SMALL) || IS_OPEN(LARGE));
+        assert(IS_OPEN(SMALL) || IS_OPEN(LARGE) || OLD_IS_OPEN);
+        assert(!lived || OLD_IS_OPEN);
 #ifndef LATE_SMALL
-        assert(GIVES_IT(SMALL) || (result[SMALL] == FAILED && second_dial[SMALL]));
+        assert(GIVES_IT(SMALL) || (result[SMALL] == FAILED && MAY_FAIL(SMALL)));
 #else
         assert(GIVES_IT(SMALL) || result[SMALL] == FAILED);
 #endif
-        assert(GIVES_IT(LARGE) || (result[LARGE] == FAILED && second_dial[LARGE]));
+        assert(GIVES_IT(LARGE) || (result[LARGE] == FAILED && MAY_FAIL(LARGE)));
 #endif
 done:
         skip;
