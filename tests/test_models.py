@@ -147,7 +147,7 @@ CHANGES: Final = {
         "    :: else -> no_such_move = true\n",
         "    :: state[INITIATOR] == AWAIT_SYN_ACK && input == ACK -> state[INITIATOR] = ENDED\n"
         "    :: else -> no_such_move = true\n",
-        "never reached: states.pml",
+        "never reached: greeting.pml, or what it includes, line 18: ",
     ),
     "nothing broken any more": (
         "greeting.pml",

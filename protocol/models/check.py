@@ -200,8 +200,8 @@ def _coverage(pan: Path, said: str) -> tuple[frozenset[str], frozenset[str]]:
             proctype = line.strip()
         elif not proctype.startswith("proctype"):
             continue  # a claim's
-        elif place := re.match(r"\s+state +(\d+) -.*\] (\S+:\d+) => (.*)", line):
-            statement = f"{place[2]}: {place[3]}"
+        elif place := re.match(r"\s+state +(\d+) -.*\] (\S+):(\d+) => (.*)", line):
+            statement = f"{place[2]}, or what it includes, line {place[3]}: {place[4]}"
             statements.add(statement)
             if (proctype, place[1]) not in missed:
                 reached.add(statement)

@@ -8,8 +8,8 @@
  * A dial is known by who dials: SMALL's and LARGE's, by the order of their ids. Each begins when it likes, also
  * when the other is over. Time is any order of events: LARGE's hold may end at any moment.
  *
- *     LATE_SMALL, LATE_LARGE   the time of that dial's greeting may be up at any moment, on either side of it; a
- *                              ping, and the wait of a dial that is told CROSSING, may be too long
+ *     LATE_SMALL, LATE_LARGE   the time of that dial's greeting may be up at any moment, on either side of it; with
+ *                              both, pings, READY and what a dial that is told waits for may be too slow as well
  *     CUTS                     either direction of either transport may fall silent for good
  *     REFUSALS                 the policies may refuse
  *     OLD                      there was a connection before, which lives, or one side of which is gone without a word
