@@ -34,8 +34,8 @@
  * gives, whenever that is in its time. LARGE says READY to SMALL's dial, and so ends its own before its ACK; but SMALL's
  * time is up before it hears that READY. With LARGE_GOES_ON, where LARGE's dial goes on instead, it holds.
  *
- * NOT_OVERTAKEN, where SMALL's dial goes on when LARGE's has been accepted, changes nothing of what is kept: that rule
- * saves SMALL the wait for a verdict that can only be CROSSING.
+ * NOT_OVERTAKEN, where SMALL's dial goes on when LARGE's has been accepted, breaks nothing: that rule saves SMALL the
+ * wait for a verdict, and no more.
  */
 
 #define SMALL 0
