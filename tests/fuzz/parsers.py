@@ -592,7 +592,7 @@ def _read_authorized_keys(data: bytes) -> None:
 
 
 def _read_identity(data: bytes) -> None:
-    _private_key(_PATH, data, "password")
+    _private_key(_PATH, data, "nine lives of a cat")  # that of the encrypted keys in the corpus
 
 
 def _read_pem(label: bytes) -> Parse:
