@@ -12,7 +12,7 @@ import os
 import sys
 
 from .parsers import PARSERS
-from .runs import Report, measure
+from .runs import Report, measured
 
 
 def main() -> int:
@@ -30,19 +30,10 @@ def main() -> int:
     failed = False
     print(Report.HEADER, flush=True)
     with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:
-        for report in pool.imap_unordered(_run, tasks):
+        for report in pool.imap_unordered(measured, tasks):
             print(report, flush=True)
             failed |= bool(report.foreign)
     return 1 if failed else 0
-
-
-def _run(task: tuple[str, int, int]) -> Report:
-    name, inputs, seed = task
-
-    def progress(done: int) -> None:
-        print(f"{name}: {done}", file=sys.stderr, flush=True)
-
-    return measure(PARSERS[name], inputs, seed, progress)
 
 
 if __name__ == "__main__":

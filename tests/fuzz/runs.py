@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import random
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .mutations import mutated
-from .parsers import CORPUS, Parser
+from .parsers import CORPUS, PARSERS, Parser
 
 _PROGRESS = 100_000
 _MEMORY_EACH = 50
@@ -89,6 +90,16 @@ def measure(parser: Parser, number: int, seed: int, progress: Callable[[int], No
     _weigh(parser, report.slowest_input, report)
     report.median = sorted(times)[len(times) // 2] if times else 0.0
     return report
+
+
+def measured(task: tuple[str, int, int]) -> Report:
+    """`measure` of (the parser's name, number, seed), which says on stderr how far it is."""
+    name, number, seed = task
+
+    def progress(done: int) -> None:
+        print(f"{name}: {done}", file=sys.stderr, flush=True)
+
+    return measure(PARSERS[name], number, seed, progress)
 
 
 def _meet(parser: Parser, data: bytes, report: Report, *, count: bool = True) -> float:

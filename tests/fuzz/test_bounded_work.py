@@ -6,6 +6,7 @@ Nothing here measures time: what a hostile input costs is counted, in calls or i
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,100 @@ from trishake._errors import BadFile, WrongPassword
 from trishake._keys import Identity
 from trishake._messages import _decode as decode_message
 from trishake._messages import encode_message
+from trishake_protocol.messages import MuxFrame, MuxType
+
+from .mutations import growing
+from .parsers import PARSERS, Parser
+from .runs import peak_memory
+
+# --- every parser ---------------------------------------------------------------------------------------
+
+QUICK: Final = [parser for parser in PARSERS.values() if parser.slowness < 20]
+"""Those that run no event loop, and draw no picture."""
+
+
+def calls(parser: Parser, data: bytes) -> int:
+    """How many functions were called for this input, Python's own included."""
+    count = 0
+
+    def called(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    before = sys.getprofile()
+    sys.setprofile(called)
+    try:
+        parser.refuses(data)
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def grown(parser: Parser, length: int) -> list[bytes]:
+    return [data for seed in parser.seeds[:4] for data in growing(seed, length)]
+
+
+@pytest.mark.parametrize("parser", QUICK, ids=str)
+def test_sixteen_times_the_input_is_little_more_than_sixteen_times_the_work(parser: Parser) -> None:
+    parser.refuses(parser.seeds[0])  # what is made at first use is no work of the input
+    some = max(calls(parser, data) for data in grown(parser, 256))
+    many = max(calls(parser, data) for data in grown(parser, 16 * 256))
+    assert many <= 20 * some + 500
+
+
+@pytest.mark.parametrize("parser", QUICK, ids=str)
+def test_memory_grows_with_the_input_and_no_faster(parser: Parser) -> None:
+    parser.refuses(parser.seeds[0])
+    for data in grown(parser, 8192):
+        assert peak_memory(parser, data) <= 256 * 1024 + 256 * len(data)
+
+
+MOST: Final = b"\xff\xff\xff\xff"
+ANNOUNCING: Final = {
+    "canonical-msgpack": [
+        b"\xdd" + MOST,
+        b"\xdf" + MOST,
+        b"\xc6" + MOST,
+        b"\xdb" + MOST,
+        b"\xc9" + MOST + b"\x01",
+    ],
+    "greeting-payload": [b"\x93\xc6" + MOST, b"\xdd" + MOST, b"\x93" + b"\xdc\xff\xff" * 400],
+    "verdict": [b"\xdf" + MOST, b"\x81\xa4code\xdd" + MOST],
+    "message": [
+        *(b"\xdd" + MOST, b"\xdf" + MOST, b"\xc6" + MOST, b"\xdb" + MOST),
+        *(b"\x91\xdd" + MOST, b"\x81\xc0\xdf" + MOST, (b"\xdd" + MOST) * 900, (b"\xdc\xff\xff") * 900),
+    ],
+    "message-channel": [MOST, b"\x7f\xff\xff\xff" + bytes(1000), b"\x00\x00\x10\x00" + b"\xdd" + MOST],
+    "reply": [MOST, b"\x00\x00\x00\x05\xdd" + MOST],
+    "ssh-agent": [
+        MOST,
+        b"\x00\x04\x00\x00",
+        b"\x00\x00\x00\x05\x0c" + MOST,
+        b"\x00\x00\x00\x09\x0c" + MOST + MOST,
+    ],
+    "streams-responder": [
+        MuxFrame(MuxType.DATA, 1, 1, 2**32 - 1).encode(),
+        MuxFrame(MuxType.DATA, 1, 1, 2**18).encode(),
+    ],
+    "stream-open": [b"\xff", b"\x80"],
+    "session-awaiting-syn-public": [b"\xf0\x9f\xa4\x9d\x01\x01\x00\x02\xff" + MOST, b"\x01\xff\xff"],
+    "session-awaiting-ack-public": [b"\x03\xff\xff", b"\x7f\xff\xff", b"\x03\x40\x50"],
+    "session-open-responder": [b"\xff\xff"],
+    "record": [bytes(1)],
+    "identity-openssh-private-key": [b"openssh-key-v1\x00" + MOST, b"openssh-key-v1\x00" + bytes(12) + MOST * 2],
+    "identity-encrypted-private-key": [b"\x30\x84" + MOST, b"\x30\xff" + MOST * 40],
+}
+"""By parser: inputs that say of something in them that it is as long as can be said, and it is not there."""
+
+
+@pytest.mark.parametrize("name", ANNOUNCING)
+def test_what_is_announced_takes_no_room_until_it_is_there(name: str) -> None:
+    parser = PARSERS[name]
+    parser.refuses(parser.seeds[0])  # a library that is loaded at first use takes more
+    usual = max(peak_memory(parser, data) for data in parser.seeds)
+    for data in ANNOUNCING[name]:
+        assert peak_memory(parser, data) < usual + 64 * 1024 + 20 * len(data), data[:16].hex()
+
 
 # --- messages -------------------------------------------------------------------------------------------
 
