@@ -16,7 +16,9 @@ from .runs import Report, measured
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n\n")[1])
+    options = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=(__doc__ or "").partition("\n\n")[2]
+    )
     options.add_argument("--inputs", type=int, default=1_000_000, help="of each parser (default: a million)")
     options.add_argument("--seed", type=int, default=1, help="of the mutations (default: 1)")
     options.add_argument(

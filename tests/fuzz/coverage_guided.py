@@ -70,7 +70,7 @@ def _guide(name: str, seconds: int) -> bool:
 
 def _fuzz(name: str, seconds: int, found: str) -> None:
     """Does not return."""
-    import atheris  # type: ignore[import-not-found]  # pyright: ignore
+    import atheris  # type: ignore  # pyright: ignore
 
     with atheris.instrument_imports(include=["trishake_protocol", "trishake"]):
         from .parsers import PARSERS

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from xml.etree import ElementTree
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
@@ -209,6 +209,23 @@ def _greeting_records(role: Role, id_: PeerId = _ADA) -> list[bytes]:
     return [full.encode(), *(bytes.fromhex(handshake[message]["record"]) for handshake in _HANDSHAKES)]
 
 
+def _signed_payloads(role: Role) -> list[bytes]:
+    return [sessions.payload(role), *_payloads(role.value)]
+
+
+def _records_of_eve(role: Role) -> list[bytes]:
+    return [sessions.eve(role).record(), *_greeting_records(role, sessions.EVE.id)]
+
+
+def _texts_to_sign() -> list[bytes]:
+    whole = [
+        GreetingContext(role, bytes(32), b"s" * 32, _BOB if role is Role.INITIATOR else None).to_be_signed(record)
+        for role in Role
+        for record in _greeting_records(role)[:2]
+    ]
+    return [*whole, whole[0].replace(_BOB.key, b"\x01" + bytes(31))]  # the last: to a key of small order
+
+
 # --- the protocol: messages -----------------------------------------------------------------------------
 
 
@@ -224,6 +241,13 @@ def _parse_frame_header(data: bytes) -> None:
     if header is not None and header.type in (0x01, 0x02, 0x03, 0x10, 0x7F):
         for recording in RECORDINGS.values():
             assert 0 < frame_bounds(header.type, recording.suite).stop <= 2**16
+
+
+def _greeting_parser(role: Role) -> Parse:
+    def parse(data: bytes) -> None:
+        assert Greeting.decode(data, role).encode() == data
+
+    return parse
 
 
 def _parse_alert(data: bytes) -> None:
@@ -288,26 +312,18 @@ _add(
     lambda: [*_payloads("initiator"), *_payloads("responder")],
 )
 for _role in Role:
-
-    def _parse_greeting(data: bytes, role: Role = _role) -> None:
-        assert Greeting.decode(data, role).encode() == data
-
     _add(
         f"greeting-of-{_role.value}",
-        lambda parse=_parse_greeting: parse,
+        partial(_greeting_parser, _role),
         (GreetingRefused,),
-        lambda role=_role: _greeting_records(role),
+        partial(_greeting_records, _role),
         tokens=_CRITICAL,
     )
 _add(
     "greeting-to-sign",
     lambda: partial(GreetingToSign.parse, signer=_ADA),
     (LocalProtocolError,),
-    lambda: [
-        GreetingContext(role, bytes(32), b"s" * 32, _BOB if role is Role.INITIATOR else None).to_be_signed(record)
-        for role in Role
-        for record in _greeting_records(role)[:2]
-    ],
+    _texts_to_sign,
 )
 _add(
     "verdict",
@@ -442,14 +458,14 @@ for _role in Role:
         f"session-{_message}-payload",
         partial(sessions.in_greeting, _role, signed=False),
         _GREETING_ENDS,
-        lambda role=_role: [sessions.payload(role), *_payloads(role.value)],
+        partial(_signed_payloads, _role),
         slowness=6,
     )
     _add(
         f"session-{_message}-record",
         partial(sessions.in_greeting, _role, signed=True),
         _GREETING_ENDS,
-        lambda role=_role: [sessions.eve(role).record(), *_greeting_records(role, sessions.EVE.id)],
+        partial(_records_of_eve, _role),
         tokens=_CRITICAL,
         slowness=10,
     )
@@ -617,6 +633,11 @@ _OPENSSH: Final = b"".join(
 )
 """The same in OpenSSH's format (PROTOCOL.key), not encrypted."""
 
+
+def _private_keys(label: bytes) -> list[bytes]:
+    return [_OPENSSH] if label.startswith(b"OPENSSH") else [_SEED_DER, b"\x30\x03\x02\x01\x00"]
+
+
 _FILE_ENDS: Final = (BadFile, WrongPassword)
 
 
@@ -658,6 +679,7 @@ _add(
         f"# all\n{_ADA.ssh('ann@desk')}\n\n{_BOB.ssh()}\r\n".encode(),
         f'from="192.0.2.0/24,!192.0.2.7,*.example,2001:db8::/32",expiry-time="20991231Z" {_ADA.ssh()}\n'.encode(),
         f'command="echo \\"a\\"",no-pty,environment="A=b" {_ADA.ssh()}\ncert-authority {_BOB.ssh()}\n'.encode(),
+        f'expiry-time="20250230" {_ADA.ssh()}\nexpiry-time="99991231" {_BOB.ssh()}\n'.encode(),
         f'restrict,expiry-time="202401011200" {_BOB.ssh()}\necdsa-sha2-nistp256 AAAA x\n'.encode(),
     ],
     tokens=(
@@ -712,7 +734,7 @@ for _label in (b"OPENSSH PRIVATE KEY", b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY",
         "identity-" + _label.decode().lower().replace(" ", "-"),
         partial(_read_pem, _label),
         _FILE_ENDS,
-        lambda label=_label: [_OPENSSH] if label.startswith(b"OPENSSH") else [_SEED_DER, b"\x30\x03\x02\x01\x00"],
+        partial(_private_keys, _label),
         tokens=(b"\x06\x03\x2b\x65\x70", b"ssh-ed25519", b"none", b"bcrypt", b"aes256-ctr", b"\x30\x82"),
         slowness=8,
     )
@@ -724,7 +746,7 @@ _REPLY_ENDS: Final = (BadMessage, MessageTooLarge, RequestFailed, trio.BrokenRes
 
 
 def _framed(value: object) -> bytes:
-    data: bytes = msgpack.packb(value)
+    data = cast("bytes", msgpack.packb(value))  # pyright: ignore[reportUnknownMemberType]
     return len(data).to_bytes(4, "big") + data
 
 
@@ -732,7 +754,7 @@ def _run(function: Callable[..., Awaitable[None]], *args: object) -> None:
     trio.run(function, *args, clock=MockClock(autojump_threshold=0))
 
 
-async def _heard(data: bytes) -> trio.StapledStream:
+async def _heard(data: bytes) -> trio.abc.Stream:
     """A stream from which these bytes can be read, and nothing more."""
     here, there = memory_stream_pair()
     await there.send_all(data)
@@ -757,12 +779,17 @@ async def _answer(data: bytes) -> None:
     await answer(await _heard(data), function, max_size=4096, seconds=10)
 
 
-_VALUES: Final = (
+_VALUES: Final[tuple[Any, ...]] = (
     *(None, True, 7, -1, 2**64 - 1, 1.5, math.inf, "text ✗", b"bytes", [], {}, [1, [2, {"k": [3]}]]),
     *({"a": 1, 2: [b"x"], b"k": None}, {i: i for i in range(40)}, ["x" * 300, b"y" * 300]),
 )
 
-_add("message", lambda: decode_message, (ValueError, UnicodeDecodeError), lambda: map(msgpack.packb, _VALUES))
+_add(
+    "message",
+    lambda: decode_message,
+    (ValueError, UnicodeDecodeError),
+    lambda: [_framed(value)[4:] for value in _VALUES],
+)
 _add(
     "message-channel",
     lambda: partial(_run, _receive_messages),
@@ -861,7 +888,7 @@ async def _websocket_dialed(data: bytes) -> None:
     await _read_websocket(dial)
 
 
-async def _say(stream: trio.StapledStream, data: bytes) -> None:
+async def _say(stream: trio.StapledStream[Any, Any], data: bytes) -> None:
     """The upgrade, what follows it once that was made sense of, and then the end."""
     head, blank_line, rest = data.partition(b"\r\n\r\n")
     with suppress(trio.BrokenResourceError):
@@ -992,7 +1019,16 @@ def _timelines() -> list[bytes]:
                 session_id=b"session!",
                 clock_difference=-3,
             )
-            made.append(json.dumps(facts.as_dict()).encode())
+            said = facts.as_dict()
+            made += [
+                json.dumps(changed).encode()
+                for changed in (
+                    said,
+                    {**said, "suite": "none"},
+                    {**said, "began": 10**400},
+                    {**said, "sent": math.nan},
+                )
+            ]
     return made
 
 

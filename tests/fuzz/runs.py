@@ -16,7 +16,7 @@ from .mutations import mutated
 from .parsers import CORPUS, PARSERS, Parser
 
 _PROGRESS = 100_000
-_MEMORY_EACH = 50
+_MEMORY_EACH = 200
 """To trace memory takes five times as long: it is done with one input in so many."""
 
 

@@ -114,7 +114,7 @@ def react(streams: Streams, event: Event | StreamEvent) -> None:
             case StreamOpened():
                 answer = (streams.accept, streams.refuse, streams.refuse_unknown)[len(event.protocol) % 3]
                 answer(event.stream)
-            case DataReceived() if event.stream is not None:
+            case DataReceived():
                 streams.consume(event.stream, len(event.data))
                 streams.send(event.stream, event.data[:64])
                 if event.data[:1] == b"q":
@@ -129,7 +129,7 @@ def react(streams: Streams, event: Event | StreamEvent) -> None:
 
 CLASSICAL_RECORDING: Final = RECORDINGS["0x0001-a"]
 
-Parse = Callable[[bytes], None]
+Parse = Callable[[bytes], object]
 
 
 def awaiting_syn(recording: Recording) -> Parse:
