@@ -308,7 +308,7 @@ class _OfAnotherKind:
 
 def _pem(block: bytes, password: bytes | None) -> object | None:
     """The key of a PEM block, of any kind; None if it makes none with this password, or for want of one."""
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
@@ -316,7 +316,7 @@ def _pem(block: bytes, password: bytes | None) -> object | None:
         return load_pem_private_key(block, password, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
         return _OfAnotherKind()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, InternalError):  # the last: of an Ed448 key of another length
         return None
 
 

@@ -239,3 +239,12 @@ def test_the_key_that_was_looked_at_is_the_key_that_is_read(file: Path) -> None:
     _, *shown, _ = seen.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption).strip().splitlines()
     file.write_bytes(b"\n".join([begin + b"".join(hidden), *shown, end, b""]))
     assert Identity.load(file, password=PASSWORD).id.key == seen.public_key().public_bytes_raw()
+
+
+@pytest.mark.parametrize("kind", ["2b6571", "2b656f"], ids=["Ed448", "X448"])
+def test_a_key_of_a_length_that_its_kind_has_not_is_damaged(file: Path, kind: str) -> None:
+    """OpenSSL fails at it in a way that `cryptography` does not foresee."""
+    raw = der(0x30, integer(0), der(0x30, der(6, bytes.fromhex(kind))), der(4, der(4, bytes(32))))
+    file.write_bytes(b"-----BEGIN PRIVATE KEY-----\n%b-----END PRIVATE KEY-----\n" % base64.encodebytes(raw))
+    with pytest.raises(BadFile, match="cut off or damaged"):
+        Identity.load(file)
