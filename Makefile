@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint types chat models check bench bench-long clean
+.PHONY: demo test slow fuzz fuzz-long lint types chat models check bench bench-long clean
 
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
@@ -14,6 +14,15 @@ test: $(VENV)/.dev  ## the tests, in under two minutes
 
 slow: $(VENV)/.dev  ## the long tests
 	$(BIN)/pytest -q -m slow -n auto --dist worksteal
+
+FUZZ_SECONDS ?= 60
+PARSERS ?=
+
+fuzz: $(VENV)/.fuzz  ## each parser for a minute, guided by coverage; or PARSERS="preface verdict"
+	$(BIN)/python -m tests.fuzz.coverage_guided --seconds $(FUZZ_SECONDS) $(PARSERS)
+
+fuzz-long: $(VENV)/.dev  ## a million mutated inputs for each parser, or for PARSERS, and a table
+	$(BIN)/python -m tests.fuzz $(PARSERS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -47,6 +56,10 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.fuzz: pyproject.toml $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.run

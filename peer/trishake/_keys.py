@@ -6,8 +6,10 @@ the encryption. What reads the key itself is `cryptography`, loaded when a file 
 
 from __future__ import annotations
 
+import base64
 import binascii
 import functools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,12 @@ _KDF_ROUNDS: Final = 24
 
 _MOST_KDF_ROUNDS: Final = 4096
 """About a minute; a file that asks for more is damaged, or there to keep us busy."""
+
+_MOST_ITERATIONS: Final = 10_000_000
+"""Of PKCS#8's key derivations but scrypt: some seconds, and ten times what is advised today."""
+
+_MOST_OF_SCRYPT: Final = 2**21
+"""N · r · p of RFC 7914: a second, and with 128 bytes each 256 MiB; OpenSSL's own default is 2^17."""
 
 _MAGIC: Final = b"openssh-key-v1\x00"
 _PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
@@ -216,11 +224,12 @@ def _private_key(path: Path, data: bytes, password: Password) -> Ed25519PrivateK
     except binascii.Error:
         raw = b""
     if label == "OPENSSH PRIVATE KEY":
-        key = _openssh(path, block, raw, password)
+        key = _openssh(path, _block_of(label, raw), raw, password)
     elif label == "ENCRYPTED PRIVATE KEY":
         if not _is_whole(raw):
             raise _damaged(path)
-        key = _pem(block, _needed_password(path, password))
+        _check_derivation(path, raw)
+        key = _pem(_block_of(label, raw), _needed_password(path, password))
         if key is None:
             raise _wrong_password(path)
     else:
@@ -262,6 +271,11 @@ def _one_block(path: Path, data: bytes) -> tuple[str, bytes]:
     return private[0], data[start : end + len(end_line)] + b"\n"
 
 
+def _block_of(label: str, raw: bytes) -> bytes:
+    """These bytes in PEM. What was looked at is what is read: of a block with more in it, readers differ."""
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label.encode(), base64.encodebytes(raw), label.encode())
+
+
 def _labels(data: bytes) -> list[str]:
     return [label.decode() for label in _PEM_BEGIN.findall(data)]
 
@@ -283,13 +297,18 @@ _OLD_LABELS: Final = {
 }
 
 
+_PBES2: Final = bytes.fromhex("2a864886f70d01050d")
+_SCRYPT: Final = bytes.fromhex("2b06010401da47040b")
+"""Object identifiers in DER."""
+
+
 class _OfAnotherKind:
     """A private key of which it is not known what it is."""
 
 
 def _pem(block: bytes, password: bytes | None) -> object | None:
     """The key of a PEM block, of any kind; None if it makes none with this password, or for want of one."""
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
@@ -297,7 +316,7 @@ def _pem(block: bytes, password: bytes | None) -> object | None:
         return load_pem_private_key(block, password, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
         return _OfAnotherKind()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, InternalError):  # the last: of an Ed448 key of another length
         return None
 
 
@@ -309,6 +328,59 @@ def _is_whole(der: bytes) -> bool:
         return len(der) == 2 + der[1]
     length_of_length = der[1] & 0x7F
     return len(der) == 2 + length_of_length + int.from_bytes(der[2 : 2 + length_of_length], "big")
+
+
+class _Der:
+    """Values in DER, one after the other (X.690)."""
+
+    INTEGER: Final = 0x02
+    OCTET_STRING: Final = 0x04
+    OBJECT_IDENTIFIER: Final = 0x06
+    SEQUENCE: Final = 0x30
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = data
+
+    def next(self, tag: int) -> bytes:
+        """The content of the next value. Raises ValueError if that is of another type, or cut off."""
+        if len(self._rest) < 2 or self._rest[0] != tag:
+            raise ValueError("another type")
+        start, length = 2, self._rest[1]
+        if length & 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(self._rest[2:start], "big")
+        content, self._rest = self._rest[start : start + length], self._rest[start + length :]
+        if len(content) < length:
+            raise ValueError("cut off")
+        return content
+
+
+def _check_derivation(path: Path, der: bytes) -> None:
+    """Raises BadFile if to make the key of an encrypted PKCS#8 from its password would take too long."""
+    try:
+        work, limit = _work_of_derivation(der)
+    except ValueError:
+        work, limit = 0, 0
+    if work < 1:
+        raise _damaged(path)
+    if work > limit:
+        what = f"its encryption asks for {work if work < 2**64 else 'over 2^64'} iterations, the limit is {limit}"
+        raise BadFile(path, what, f"Encrypt it anew: openssl pkcs8 -topk8 -in {as_argument(path)}")
+
+
+def _work_of_derivation(der: bytes) -> tuple[int, int]:
+    """What it asks for, and what it may (RFC 8018, appendix A; RFC 7914, section 7). Raises ValueError."""
+    encryption = _Der(_Der(_Der(der).next(_Der.SEQUENCE)).next(_Der.SEQUENCE))
+    kind, parameters = encryption.next(_Der.OBJECT_IDENTIFIER), _Der(encryption.next(_Der.SEQUENCE))
+    if kind == _PBES2:
+        derivation = _Der(parameters.next(_Der.SEQUENCE))
+        kind, parameters = derivation.next(_Der.OBJECT_IDENTIFIER), _Der(derivation.next(_Der.SEQUENCE))
+    parameters.next(_Der.OCTET_STRING)  # the salt
+    numbers = [
+        int.from_bytes(parameters.next(_Der.INTEGER), "big", signed=True)
+        for _ in range(3 if kind == _SCRYPT else 1)
+    ]
+    return math.prod(numbers) if min(numbers) > 0 else 0, _MOST_OF_SCRYPT if kind == _SCRYPT else _MOST_ITERATIONS
 
 
 def _kind(key: object) -> str:

@@ -28,6 +28,10 @@ MAX_SIZE: Final = 2**20
 MAX_DEPTH: Final = 64
 """Lists and maps inside one another; the outermost is 1, and scalars add none."""
 
+MAX_INT_KEYS: Final = 1024
+"""Keys of one map that are ints. Python hashes texts with a secret, and ints without: who may choose as many as he
+likes chooses such that collide, and a dict of them takes quadratic time."""
+
 LEAST_SIZE_OF_REPLY: Final = 2048
 """What a requester has to take, in bytes: a failure fits in, with its kind and text."""
 
@@ -106,9 +110,16 @@ def _check_depth(value: object) -> None:
 
 
 def _map(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    ints = 0
     for key, _ in pairs:
-        if type(key) not in (str, int, bytes):
+        if type(key) is int:
+            ints += 1
+        elif type(key) not in (str, bytes):
             raise ValueError(f"a key that is a {type(key).__name__}; str, int and bytes are possible")
+    if ints > MAX_INT_KEYS:
+        raise ValueError(
+            f"a map with {ints} keys that are ints, the limit is {MAX_INT_KEYS}: a list of pairs has none"
+        )
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key that is there twice")
@@ -125,9 +136,10 @@ def _no_ext(code: int, data: bytes) -> object:
 class MessageChannel(trio.abc.Channel[Any]):
     """A channel of values over a stream, which it owns: None, bool, int, float, str, bytes, list, dict.
 
-    A dict's keys are str, int or bytes; an int has 64 bits; a tuple arrives as a list, a bytearray as bytes, and
-    a subclass (an IntEnum) as what it is derived from. Nesting ends at a depth of 64. max_size: bytes of one
-    message, in both directions; a value may take a hundred times as much memory, if it is made to.
+    A dict's keys are str, int or bytes, at most 1024 of them int; an int has 64 bits; a tuple arrives as a list, a
+    bytearray as bytes, and a subclass (an IntEnum) as what it is derived from. Nesting ends at a depth of 64.
+    max_size: bytes of one message, in both directions; a value may take a hundred times as much memory, if it is
+    made to.
 
     Any number of tasks may send, and are served in turn, each message whole; any number may receive, and each
     message goes to one of them. What the stream raises comes through as it is.
