@@ -191,10 +191,11 @@ class Scene:
             self.answer.obstacle = f"nobody has hung up within {_PATIENCE:g} s"
         except AssertionError as error:
             self.answer.obstacle = str(error)
-        self.answer.ended = self.stream.ended
-        if self.answer.told is None:
-            self.answer.told = _alert_in(self.stream.heard, preface=self.role is Role.RESPONDER)
-        await abandon(self.stream)
+        finally:
+            self.answer.ended = self.stream.ended
+            if self.answer.told is None:
+                self.answer.told = _alert_in(self.stream.heard, preface=self.role is Role.RESPONDER)
+            await abandon(self.stream)
 
 
 class Overheard(trio.abc.HalfCloseableStream):

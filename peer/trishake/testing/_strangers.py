@@ -28,7 +28,7 @@ _CROWD: Final = 300
 """Connections: more than there are slots for greetings."""
 
 _FICKLE: Final = 1000
-"""Streams."""
+"""Streams, which fit into one record."""
 
 _NOBODY_ANSWERS: Final = "hostile/1"
 """A protocol that no right peer has a handler for."""
@@ -383,9 +383,10 @@ async def fickle(scene: Scene) -> None:
     """
     hand = await _come_in(scene)
     first = _first_stream(scene)
-    flags = MuxFlag(MuxFlag.SYN | MuxFlag.RST)
-    for stream in range(first, first + 2 * _FICKLE, 2):
-        await hand.say(hand.record(RecordType.DATA, opening(stream, _NOBODY_ANSWERS, flags)))
+    flags = MuxFlag.SYN | MuxFlag.RST
+    streams = range(first, first + 2 * _FICKLE, 2)
+    openings = b"".join(opening(stream, _NOBODY_ANSWERS, flags) for stream in streams)
+    await hand.say(hand.record(RecordType.DATA, openings))
     await scene.hear_close(hand)
 
 
