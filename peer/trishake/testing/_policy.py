@@ -205,6 +205,7 @@ class _Bench:
         self.app = app
         self.limits = limits
         self.time = int(time.time())
+        self._about_all: list[_Question] = []
 
     def having(self, welcome: bool) -> list[_Guest]:
         return [guest for guest in self.guests if guest.welcome is welcome]
@@ -252,13 +253,15 @@ class _Bench:
         if role is Role.RESPONDER:
             yield ask("on a connection that is open", session_id=_SESSION)
 
-    def every(self, guests: Sequence[_Guest]) -> list[_Question]:
-        """Every kind of question about these, in both directions."""
-        kinds = (self.by_place, self.by_hostile_place, self.by_words)
-        return [question for guest in guests for role in BOTH for kind in kinds for question in kind(guest, role)]
-
     def about_all(self) -> list[_Question]:
-        return self.every([*self.guests, _stranger()])
+        """Every kind of question about the guests and a stranger, in both directions."""
+        if not self._about_all:
+            kinds = (self.by_place, self.by_hostile_place, self.by_words)
+            guests = (*self.guests, _stranger())
+            self._about_all = [
+                question for guest in guests for role in BOTH for kind in kinds for question in kind(guest, role)
+            ]
+        return self._about_all
 
     # --- answers
 
@@ -465,16 +468,14 @@ async def _check_greetings(bench: _Bench) -> None:
     """Real greetings end as it decides, on both sides"""
     async with VirtualNetwork() as network:
         stage = _Stage(network)
-        options: dict[str, Any] = {"trust": bench.policy, "limits": bench.limits, "suites": (CLASSICAL.id,)}
-        host = network.peer("host", **options)
-        dialer = network.peer("dialer", transports=[stage], **options)
+        options: dict[str, Any] = {"limits": bench.limits, "suites": (CLASSICAL.id,)}
+        host = network.peer("host", trust=bench.policy, **options)
+        dialer = network.peer("dialer", trust=bench.policy, transports=[stage], **options)
         for guest in (*bench.guests, _stranger()):
             if guest.identity is None:
                 continue
             name = f"{guest.name}-{guest.peer.short}"
-            visitor = network.peer(
-                name, identity=guest.identity, agent=bench.agent, app=bench.app, suites=(CLASSICAL.id,)
-            )
+            visitor = network.peer(name, identity=guest.identity, agent=bench.agent, app=bench.app, **options)
             if guest.place is None and Role.INITIATOR in bench.directions:
                 await _visit(bench, guest, visitor, host)
             if Role.RESPONDER in bench.directions:
