@@ -26,7 +26,7 @@ from ._virtual_network import VirtualNetwork, identity_of
 _POINTS: Final = 40
 """Of a conversation, at each of which the client leaves once."""
 
-_DIALED_POINTS: Final = 8
+_DIALED_POINTS: Final = 6
 """The same, where each needs a connection of its own."""
 
 _BROKEN_OFF: Final = 8 * 1024 * 1024
@@ -44,6 +44,9 @@ _GARBAGE: Final = (1, 100, 5000, 70_000)
 _MOMENT: Final = 0.1
 """Seconds in which a handler reads what it will read of that, and answers."""
 
+_ENDS: Final = 100
+"""How often a handler may find the end of its stream."""
+
 _CLOGGED: Final = 4096
 """Bytes that a client who never reads takes: a window holds more, and is filled in no time by nobody."""
 
@@ -54,7 +57,6 @@ _AHEAD: Final = 1024 * 1024
 """Bytes that a handler may read while its answer waits to be taken; more is no buffer that has a bound."""
 
 _Check = Callable[["_Bench"], Awaitable[None]]
-_Dress = Callable[[Stream], Stream]
 
 
 async def check_handler(
@@ -131,7 +133,42 @@ class _Dressed(Stream):
         object.__setattr__(self, "__dict__", vars(stream))
 
 
-class _Singly(_Dressed):
+class _Watched(_Dressed):
+    """Holds a handler that goes on after the end, again and again: a virtual clock would stand still for ever."""
+
+    __slots__ = ("ends",)
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self.ends = 0
+        """How often the handler has been told that the stream has ended."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        with self._counting():
+            await self._hold()
+            await super().send_all(data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        with self._counting():
+            await self._hold()
+            data = await super().receive_some(max_bytes)
+        self.ends += not data
+        return data
+
+    @contextmanager
+    def _counting(self) -> Generator[None]:
+        try:
+            yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.ends += 1
+            raise
+
+    async def _hold(self) -> None:
+        if self.ends >= _ENDS:
+            await trio.sleep_forever()
+
+
+class _Singly(_Watched):
     """Gives one byte at a time, as a line may."""
 
     __slots__ = ("_left",)
@@ -187,7 +224,7 @@ class _Counted(_Dressed):
             await self._end()
 
 
-class _Clogged(_Dressed):
+class _Clogged(_Watched):
     """Its other side does not read: what is sent waits, until it is released."""
 
     __slots__ = ("_released", "_room", "ahead", "waiting")
@@ -252,14 +289,14 @@ class _Bench:
     def __init__(self, trial: _Trial, network: VirtualNetwork, nursery: trio.Nursery) -> None:
         self.trial = trial
         self.network = network
-        self.dress: _Dress | None = None
+        self.dress: Callable[[Stream], _Watched] = _Watched
         """What the handler's streams are put into."""
-        self.dress_client: _Dress | None = None
+        self.dress_client: Callable[[Stream], Stream] | None = None
         self.left = trio.Event()
         """The handler's peer has left its block."""
         self._nursery = nursery
         self._peer = trio.CancelScope()
-        self._at_work = 0
+        self._at_work: set[_Watched] = set()
         self._news = trio.lowlevel.ParkingLot()
         self._failure: BaseException | None = None
         self._options: dict[str, Any] = {"limits": trial.limits, "suites": (CLASSICAL.id,)}
@@ -282,9 +319,10 @@ class _Bench:
         self.left.set()
 
     async def _handle(self, stream: Stream) -> None:
-        self._at_work += 1
+        watched = self.dress(stream)
+        self._at_work.add(watched)
         try:
-            await self.trial.handler(self.dress(stream) if self.dress else stream)
+            await self.trial.handler(watched)
         except SystemExit as error:  # which would end the test's process, in place of the peer's
             self._failure = error
         except Exception as error:
@@ -292,7 +330,7 @@ class _Bench:
                 self._failure = error
             raise
         finally:
-            self._at_work -= 1
+            self._at_work.discard(watched)
             self._news.unpark_all()
 
     async def leave(self) -> None:
@@ -305,15 +343,21 @@ class _Bench:
         failure, self._failure = self._failure, None
         return failure
 
-    async def wait_idle(self, when: str) -> None:
-        """Until no handler is at work. Raises AssertionError if that takes longer than `Limits.finish`."""
+    async def wait_idle(self, when: str) -> BaseException | None:
+        """Until no handler is at work; what one has raised that was more than a hang-up.
+
+        Raises AssertionError if that takes longer than `Limits.finish`.
+        """
         finish = self.trial.limits.finish
         with trio.move_on_after(finish):
             while self._at_work:
                 await self._news.park()
-        check(not self._at_work, f"the handler was still at work {finish:g} s after {when}")
+        goes_on = any(watched.ends >= _ENDS for watched in self._at_work)
+        again = f"; it finds the end of its stream again and again, {_ENDS} times by now" if goes_on else ""
+        check(not self._at_work, f"the handler was still at work {finish:g} s after {when}{again}")
         failure = self.take_failure()
         check(not isinstance(failure, SystemExit), f"it raised {failure!r}, which ends the whole program, {when}")
+        return failure
 
     # --- the client's side
 
@@ -400,9 +444,8 @@ async def _check_conversation(bench: _Bench) -> None:
     """The conversation goes well"""
     counted = await bench.converse(await bench.dial())
     bench.trial.length, bench.trial.said = counted.passed, bytes(counted.said)
-    failure = bench.take_failure()
+    failure = await bench.wait_idle("the client had closed the stream")
     check(failure is None, f"the client had what it wanted, and the handler raised {failure!r}")
-    await bench.wait_idle("the client had closed the stream")
 
 
 async def _check_pieces(bench: _Bench) -> None:
@@ -561,7 +604,7 @@ async def _check_never_reads(bench: _Bench) -> None:
     released = trio.Event()
     clogged: list[_Clogged] = []
 
-    def clog(stream: Stream) -> Stream:
+    def clog(stream: Stream) -> _Watched:
         clogged.append(_Clogged(stream, released))
         return clogged[0]
 
@@ -570,7 +613,7 @@ async def _check_never_reads(bench: _Bench) -> None:
     stream = await connection.open_stream(bench.trial.protocol)
     while not clogged:
         await trio.sleep(0.001)
-    bench.dress = None
+    bench.dress = _Watched
     sent = 0
 
     async def say() -> None:

@@ -185,6 +185,7 @@ class Line:
     def __init__(self, there: Link, near: End, far: End, seed: random.Random) -> None:
         self._ends = (near, far)
         self._scope = trio.CancelScope()
+        self._broken = False
         self._ways = (
             _Way(self, there, near, far, random.Random(seed.random())),
             _Way(self, there.reverse, far, near, random.Random(seed.random())),
@@ -203,7 +204,7 @@ class Line:
             for way in self._ways:
                 way.link.lines.discard(self)
             for end in self._ends:
-                _close(end)
+                (_reset if self._broken else _close)(end)
 
     def look_again(self) -> None:
         """One of its links has changed."""
@@ -216,8 +217,7 @@ class Line:
 
     def reset(self) -> None:
         """For both: what was not read is lost."""
-        for end in self._ends:
-            _reset(end)
+        self._broken = True
         self._scope.cancel()
 
 
