@@ -176,6 +176,29 @@ async def test_a_handler_sees_its_protocol_and_who_calls(autojump_clock: MockClo
     assert len(peers) == 2
 
 
+async def test_a_task_that_ends_soon_is_not_left_behind(autojump_clock: MockClock) -> None:
+    async def handler(stream: Stream) -> None:
+        trio.lowlevel.spawn_system_task(trio.sleep, 1)
+        await echo(stream)
+
+    await check_handler(handler, say_words)
+
+
+async def test_on_the_slow_line_each_answer_takes_its_time(autojump_clock: MockClock) -> None:
+    waits: list[float] = []
+
+    async def converse(stream: Stream) -> None:
+        for word in (b"a", b"b", b"c"):
+            began = trio.current_time()
+            await stream.send_all(word)
+            await expect(stream, word)
+            waits.append(trio.current_time() - began)
+
+    await check_handler(echo, converse)
+    assert sum(wait >= 0.01 for wait in waits) == 3  # the way there and back
+    assert max(waits) < 0.1
+
+
 # --- handlers that are wrong ----------------------------------------------------------------------------
 
 

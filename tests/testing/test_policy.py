@@ -123,6 +123,14 @@ async def test_a_policy_is_checked_on_a_real_clock_too() -> None:
     assert trio.current_time() - began < 30
 
 
+async def test_a_task_that_ends_soon_is_not_left_behind(autojump_clock: MockClock) -> None:
+    async def policy(introduction: Introduction) -> Decision:
+        trio.lowlevel.spawn_system_task(trio.sleep, 1)
+        return await only(ADA.id)(introduction)
+
+    await check_policy(policy, welcome=[ADA], unwelcome=[EVE])
+
+
 async def test_those_without_a_key_are_asked_about_only(autojump_clock: MockClock) -> None:
     asked = set[bytes | None]()
 
@@ -257,6 +265,18 @@ async def mixes_up_those_at_once(asked: list[Introduction], introduction: Introd
     return await right(asked[-1])
 
 
+def trusts_where_friends_were() -> Policy:
+    places = set[str | None]()
+
+    async def look_where(introduction: Introduction) -> Decision:
+        if introduction.peer == ADA.id:
+            places.add(introduction.address)
+        known = bool(introduction.address) and introduction.address in places
+        return accept() if known else await right(introduction)
+
+    return look_where
+
+
 def one_after_another() -> Policy:
     turn = trio.Lock()
 
@@ -339,7 +359,8 @@ def made_anew(policy: Policy) -> Callable[[], Policy]:
         (made_anew(needs_ipv4), "Who is welcome is welcome", r"at \[2001:db8::3\]:4711, it said POLICY"),
         (made_anew(anyone), "Who is unwelcome is not accepted, in either", "who dialed us, .*it accepted"),
         (made_anew(accepts_whom_we_dial), "Who is unwelcome is not accepted, in either", "whom we dialed"),
-        (made_anew(trusts_a_network), "Who is unwelcome is not accepted, wherever", "at /run/guest"),
+        (made_anew(trusts_a_network), "Who is unwelcome is not accepted, wherever", "at /run/guest-2, it acc"),
+        (trusts_where_friends_were, "Who is unwelcome is not accepted, wherever", "4711, where the welcome peer"),
         (made_anew(trusts_an_empty_address), "Who is unwelcome is not accepted, wherever", "at ''"),
         (made_anew(believes_the_agent), "Who is unwelcome is not accepted, whatever", f"agent '{ADA.id}'"),
         (made_anew(believes_the_app), "Who is unwelcome is not accepted, whatever", "with the app b"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -36,7 +36,7 @@ _AT_ONCE: Final = 10
 """Conversations."""
 
 _SINGLY: Final = 4096
-"""Bytes of each direction that come one by one; a longer conversation would take minutes."""
+"""Bytes of each direction that come one by one; all of a long conversation would take minutes."""
 
 _GARBAGE: Final = (1, 100, 5000, 70_000)
 """Bytes."""
@@ -48,13 +48,15 @@ _ENDS: Final = 100
 """How often a handler may find the end of its stream."""
 
 _CLOGGED: Final = 4096
-"""Bytes that a client who never reads takes: a window holds more, and is filled in no time by nobody."""
+"""Bytes that a client who never reads takes. A window holds more; not every handler would fill one soon."""
 
 _FLOOD: Final = 256 * 1024
 """Bytes that such a client says, to have the handler answer."""
 
 _AHEAD: Final = 1024 * 1024
-"""Bytes that a handler may read while its answer waits to be taken; more is no buffer that has a bound."""
+"""Bytes that a handler may read while its answer waits to be taken; who reads more has no bound."""
+
+_HUNG_UP: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 _Check = Callable[["_Bench"], Awaitable[None]]
 
@@ -159,7 +161,7 @@ class _Watched(_Dressed):
     def _counting(self) -> Generator[None]:
         try:
             yield
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except _HUNG_UP:
             self.ends += 1
             raise
 
@@ -367,7 +369,7 @@ class _Bench:
         return await client.dial(self._invite)
 
     async def converse(self, connection: Connection, how: str = "") -> _Counted:
-        """A conversation that goes well, to the end of the handler. Raises AssertionError if it does not."""
+        """A conversation that goes well. Raises AssertionError if it does not, or has not ended in time."""
         with within_time(f"the conversation to end{how}", self.trial.seconds), self._telling():
             stream = await connection.open_stream(self.trial.protocol)
             async with stream:
@@ -431,10 +433,9 @@ async def _bench(trial: _Trial) -> AsyncGenerator[_Bench]:
 
 def _is_hang_up(error: Exception) -> bool:
     """Whether it says no more than that the other side has gone."""
-    hung_up = trio.BrokenResourceError, trio.ClosedResourceError
     if isinstance(error, ExceptionGroup):
-        return cast("ExceptionGroup[Exception]", error).split(hung_up)[1] is None
-    return isinstance(error, hung_up)
+        return cast("ExceptionGroup[Exception]", error).split(_HUNG_UP)[1] is None
+    return isinstance(error, _HUNG_UP)
 
 
 # --- the promises ---------------------------------------------------------------------------------------
@@ -579,24 +580,15 @@ async def _say_garbage(stream: Stream, said: bytes) -> None:
         with trio.move_on_after(_MOMENT):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_hear_to_the_end, stream)
-                with _whatever_becomes_of_it():
+                with suppress(*_HUNG_UP):
                     await stream.send_all(said)
                     await stream.send_eof()
 
 
 async def _hear_to_the_end(stream: Stream) -> None:
-    with _whatever_becomes_of_it():
+    with suppress(*_HUNG_UP):
         while await stream.receive_some():
             pass
-
-
-@contextmanager
-def _whatever_becomes_of_it() -> Generator[None]:
-    """The handler may end a stream that it does not like."""
-    try:
-        yield
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass
 
 
 async def _check_never_reads(bench: _Bench) -> None:
@@ -619,7 +611,7 @@ async def _check_never_reads(bench: _Bench) -> None:
     async def say() -> None:
         nonlocal sent
         block = bench.trial.said * max(1, 4096 // len(bench.trial.said))
-        with _whatever_becomes_of_it():
+        with suppress(*_HUNG_UP):
             while sent < _FLOOD or (clogged[0].waiting and clogged[0].ahead <= _AHEAD):
                 await stream.send_all(block)
                 sent += len(block)
