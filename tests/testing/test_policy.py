@@ -315,6 +315,20 @@ def records_before_it_knows() -> Policy:
     return look_up
 
 
+def records_each_peer_once() -> Policy:
+    """What is cancelled while a peer is recorded for the first time stays half done."""
+    recorded: dict[PeerId, bool] = {}
+
+    async def record(introduction: Introduction) -> Decision:
+        if introduction.peer not in recorded:
+            recorded[introduction.peer] = False
+            await trio.lowlevel.checkpoint()
+            recorded[introduction.peer] = True
+        return await right(introduction) if recorded[introduction.peer] else accept()
+
+    return record
+
+
 async def will_not_be_cancelled(introduction: Introduction) -> Decision:
     try:
         await trio.sleep(0.01)
@@ -373,6 +387,11 @@ def made_anew(policy: Policy) -> Callable[[], Policy]:
         (one_after_another, "A hundred questions at once", "not decided after 3 s"),
         (is_stuck_once_cancelled, "A question that is cancelled", "not decided after 3 s"),
         (records_before_it_knows, "A question that is cancelled", "accept after it was cancelled at step"),
+        (
+            records_each_peer_once,
+            "A question that is cancelled",
+            "a stranger.*accept after it was cancelled at step",
+        ),
         (made_anew(will_not_be_cancelled), "A question that is cancelled", "it went on for 7 s"),
         (made_anew(raises_once_cancelled), "A question that is cancelled", "RuntimeError"),
         (made_anew(leaves_tasks), "It leaves no task behind", "more tasks are there than before"),
