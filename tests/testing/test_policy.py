@@ -20,6 +20,7 @@ from trishake import (
     PeerId,
     Policy,
     Role,
+    VerdictCode,
     accept,
     all_of,
     any_of,
@@ -329,6 +330,23 @@ def records_each_peer_once() -> Policy:
     return record
 
 
+def shuts_for_all_while_it_looks() -> Policy:
+    """One after the other, and for ever where one is cancelled."""
+    turn, shut = trio.Lock(), False
+
+    async def look_up(introduction: Introduction) -> Decision:
+        nonlocal shut
+        async with turn:
+            if shut:
+                return reject(VerdictCode.IDENTITY_UNKNOWN)
+            shut = True
+            await trio.lowlevel.checkpoint()
+            shut = False
+            return await right(introduction)
+
+    return look_up
+
+
 async def will_not_be_cancelled(introduction: Introduction) -> Decision:
     try:
         await trio.sleep(0.01)
@@ -391,6 +409,11 @@ def made_anew(policy: Policy) -> Callable[[], Policy]:
             records_each_peer_once,
             "A question that is cancelled",
             "a stranger.*accept after it was cancelled at step",
+        ),
+        (
+            shuts_for_all_while_it_looks,
+            "A question that is cancelled",
+            "said IDENTITY_UNKNOWN to the welcome peer",
         ),
         (made_anew(will_not_be_cancelled), "A question that is cancelled", "it went on for 7 s"),
         (made_anew(raises_once_cancelled), "A question that is cancelled", "RuntimeError"),
