@@ -15,6 +15,7 @@ from trishake import (
     AuthorizedKeys,
     Identity,
     Introduction,
+    InvalidAddress,
     KnownPeers,
     Limits,
     PeerId,
@@ -460,6 +461,12 @@ async def test_what_is_no_policy_is_not_checked() -> None:
 async def test_a_check_of_nothing_is_none(nobody: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="nothing to check"):
         await check_policy(anyone, **nobody)
+
+
+@pytest.mark.parametrize("address", ["fe80::1", "", "bob.example:x", "bob.example:4711/path"])
+async def test_nobody_is_at_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(InvalidAddress):
+        await check_policy(anyone, welcome=[(BOB, address)])
 
 
 async def test_nobody_is_welcome_and_unwelcome() -> None:

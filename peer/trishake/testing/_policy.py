@@ -92,7 +92,8 @@ async def check_policy(
     agent, app: what all of them say about themselves, where a promise is not about that: the welcome say no more
     than the unwelcome, so that a policy which believes words is found out.
     limits: `Limits.policy` is the time that it has, for each question.
-    Raises TypeError for no policy, ValueError if there is nobody to be asked about, or somebody is both.
+    Raises TypeError for no policy, InvalidAddress for an address that none could have, ValueError if there is
+    nobody to be asked about, or somebody is both.
     """
     check_is_policy(policy)
     guests = [*_guests(welcome, True), *_guests(unwelcome, False)]
@@ -176,9 +177,17 @@ class _Question(NamedTuple):
 def _guests(who: Iterable[Who | tuple[Who, str]], welcome: bool) -> Generator[_Guest]:
     for number, item in enumerate(who, 1):
         somebody, place = item if isinstance(item, tuple) else (item, None)
+        if place is not None:
+            _address_at(place)
         identity = somebody if isinstance(somebody, Identity) else None
         peer = identity.id if identity is not None else as_peer_id(somebody)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         yield _Guest(2 * number + welcome, peer, identity, place, welcome)
+
+
+def _address_at(place: str) -> Address:
+    """What is dialed to be there. Raises InvalidAddress."""
+    scheme = "unix" if place.startswith("/") else "tcp" if ":" in place else "mem"
+    return Address.parse(f"{scheme}://{place}")
 
 
 def _stranger(number: int = 0) -> _Guest:
@@ -513,9 +522,7 @@ class _Stage(Transport):
 
     def address_of(self, guest: _Guest, name: str) -> Address:
         """Where the guest is to be dialed, who is in the network under that name."""
-        place = guest.place or guest.name
-        scheme = "unix" if place.startswith("/") else "tcp" if ":" in place else "mem"
-        address = Address.parse(f"{scheme}://{place}")
+        address = _address_at(guest.place or guest.name)
         self._names[address.endpoint] = name
         return address
 
