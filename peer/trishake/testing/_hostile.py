@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
 
-from trishake_protocol import Identity, Network, PeerId, Role, Suite, code_name
+from trishake_protocol import AlertCode, Identity, Network, PeerId, ProtocolError, Role, Suite, code_name
 from trishake_protocol.messages import Alert, Close, FrameType, RecordType
+from trishake_protocol.noise import HandshakeError
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, SUITES
 
 from .._addresses import Address
@@ -110,13 +111,14 @@ def hostile(
 @dataclass
 class Answer:
     """What the right peer has said. told: of the greeting, by its name: a refusal, or READY. closed: the code of
-    its CLOSE, by its name. ended: whether its stream has ended, cleanly or not. obstacle: why the script has not
-    come to its end.
+    its CLOSE, by its name. ended: whether its stream has ended, cleanly or not. named_itself: whether a dialer has
+    sent ACK, the first thing that names it. obstacle: why the script has not come to its end.
     """
 
     told: str | None = None
     closed: str | None = None
     ended: bool = False
+    named_itself: bool = False
     obstacle: str | None = None
 
 
@@ -126,7 +128,8 @@ class Scene:
     stream: to the right peer; all that comes from there is remembered. role: its own; INITIATOR: it has dialed.
     identity: its own. victim: somebody else's, of whom it has stolen what its docstring says, and nothing more.
     right: who the right peer is; None where a dialer has not said so yet. network, suite: what is spoken there;
-    where it was dialed, the dialer has the choice. seed: for all that is random.
+    where it was dialed, the dialer has the choice. suites: ids of those that the right peer has enabled, best
+    first, where it was dialed. seed: for all that is random.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Scene:
         suite: Suite | None,
         seed: random.Random,
         again: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
+        suites: tuple[int, ...] = (),
     ) -> None:
         self.stream: Final = Overheard(stream)
         self.role: Final = role
@@ -146,6 +150,7 @@ class Scene:
         self.right: Final = right
         self.network: Final = network
         self.suite: Final = suite
+        self.suites: Final = suites
         self.seed: Final = seed
         self.answer: Final = Answer()
         self._again = again
@@ -186,11 +191,15 @@ class Scene:
             self.answer.obstacle = f"the stream broke: {error}"
         except trio.TooSlowError:
             self.answer.obstacle = f"nobody has hung up within {_PATIENCE:g} s"
-        except AssertionError as error:
+        except (AssertionError, ProtocolError, HandshakeError) as error:
             self.answer.obstacle = str(error)
         self.answer.ended = self.stream.ended
+        frames = list(_frames_in(self.stream.heard, preface=self.role is Role.RESPONDER))
+        self.answer.named_itself = self.role is Role.RESPONDER and any(
+            type_ == FrameType.ACK for type_, _ in frames
+        )
         if self.answer.told is None:
-            self.answer.told = _alert_in(self.stream.heard, preface=self.role is Role.RESPONDER)
+            self.answer.told = next((_code_of(body) for type_, body in frames if type_ == FrameType.ALERT), None)
         await abandon(self.stream)
 
 
@@ -243,8 +252,9 @@ async def attack(
         async def connect() -> trio.abc.Stream:
             return await open_stream(address, way, Limits(), nursery)
 
-        network, suite = _spoken_by(listener)
-        scene = Scene(await connect(), Role.INITIATOR, address.peer, network, suite, random.Random(seed), connect)
+        network, suite, suites = _spoken_by(listener)
+        chance = random.Random(seed)
+        scene = Scene(await connect(), Role.INITIATOR, address.peer, network, suite, chance, connect, suites)
         await scene.play(peer)
         nursery.cancel_scope.cancel()
     return scene.answer
@@ -391,17 +401,20 @@ async def assert_dialer_withstands(dialer: Peer, peer: HostilePeer, *, seed: int
         told = served.answers[0].told if served.answers else None
         if told != right.told:
             raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")
+        if right.told == AlertCode.ABORTED.name and any(answer.named_itself for answer in served.answers):
+            raise AssertionError(f"{who} has named itself to {peer.name}, and was to say {right.told} before that")
         if dialer.connections:
             raise AssertionError(f"{who} still has {dialer.connections}")
         return served.answers[0] if served.answers else Answer()
 
 
-def _spoken_by(listener: Dialed) -> tuple[Network, Suite]:
-    """The network of who listens, and the suite that costs a hostile peer least."""
+def _spoken_by(listener: Dialed) -> tuple[Network, Suite, tuple[int, ...]]:
+    """The network of who listens, the suite that costs a hostile peer least, and all that are enabled there."""
     if not isinstance(listener, Peer):
-        return Network(), CLASSICAL
+        return Network(), CLASSICAL, Network().default_suites
     wanted = CLASSICAL_PSK if listener.network.private else CLASSICAL
-    return listener.network, wanted if wanted.id in listener.suites else SUITES[listener.suites[0]]
+    suites = tuple(listener.suites)
+    return listener.network, wanted if wanted.id in suites else SUITES[suites[0]], suites
 
 
 def _tally(listener: Peer) -> Counter[str]:
@@ -411,17 +424,21 @@ def _tally(listener: Peer) -> Counter[str]:
     return Counter({"accepted": statistics.accepted, **statistics.refused, **ended})
 
 
-def _alert_in(heard: bytes, *, preface: bool) -> str | None:
-    """The name of the ALERT that stands at the end of what was heard. preface: whether that begins with one."""
+def _frames_in(heard: bytes, *, preface: bool) -> Iterator[tuple[int, bytes]]:
+    """(type, body) of each whole frame in what was heard. preface: whether that begins with one."""
     position = 0
     if preface and len(heard) >= _PREFACE:
         position = _PREFACE + 2 * heard[8] + int.from_bytes(heard[9:11], "big")
     while len(heard) >= position + _HEADER:
-        end = position + _HEADER + int.from_bytes(heard[position + 1 : position + _HEADER], "big")
-        if heard[position] == FrameType.ALERT and len(heard) >= end:
-            return code_name(Alert.decode(heard[position + _HEADER : end]).code)
+        body = position + _HEADER
+        end = body + int.from_bytes(heard[position + 1 : body], "big")
+        if len(heard) >= end:
+            yield heard[position], heard[body:end]
         position = end
-    return None
+
+
+def _code_of(alert: bytes) -> str | None:
+    return code_name(Alert.decode(alert).code) if alert else None
 
 
 async def _assert_still_there(listener: Peer, peer: HostilePeer) -> None:
