@@ -47,8 +47,8 @@ class ByHand:
     methods read. What comes that is not what was to be read raises AssertionError.
 
     identity: who signs. suite: what is offered; by default the dialer's choice, or else the classical one.
-    static_key: instead of the identity's own. ephemeral: instead of a fresh one. caps: by default streams, without which no
-    Peer goes on; `initiate` and `respond`, which have none, take it for one who has said nothing.
+    static_key: instead of the identity's own. ephemeral: instead of a fresh one. caps: by default streams, without
+    which no Peer goes on; `initiate` and `respond`, which have none, take it for one who has said nothing.
     """
 
     role: Role
@@ -76,7 +76,7 @@ class ByHand:
         self.network = network or Network()
         self.static_key = static_key or identity.static_key
         self.ephemeral = ephemeral
-        self.offers = (self.suite.id,)
+        self.offers: tuple[int, ...] = (self.suite.id,)
         self.version_max = version_max
         self.caps = tuple(caps)
         self.heard = b""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, TypedDict, cast
 
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
@@ -61,12 +61,17 @@ _NOT_CANONICAL: Final = b"\xef" + b"\xff" * 30 + b"\x7f"
 """y = p + 2, which is to be written as 2."""
 
 
-def _refused(name: str) -> dict[str, Right]:
+class _Rights(TypedDict):
+    listener: Right
+    dialer: Right
+
+
+def _refused(name: str) -> _Rights:
     """By a VERDICT of that name; a dialer has the same reason, and says no more than ABORTED."""
     return {"listener": Right(name, told=name), "dialer": Right(name, told="ABORTED")}
 
 
-def _ended(name: str) -> dict[str, Right]:
+def _ended(name: str) -> _Rights:
     """Taken in, and then ended with a CLOSE of that name."""
     return {"listener": Right("accepted", told="READY", ended=name), "dialer": Right("accepted", ended=name)}
 
@@ -320,9 +325,11 @@ async def wrong_record(scene: Scene) -> None:
 
     A right listener says BAD_SIGNATURE; a right dialer refuses it with BAD_SIGNATURE, and says ABORTED.
     """
-    await _greet(
-        scene, signature=lambda context, record: scene.identity.sign_greeting(context, _flipped(record, -1))
-    )
+
+    def sign(context: GreetingContext, record: bytes) -> bytes:
+        return scene.identity.sign_greeting(context, _flipped(record, -1))
+
+    await _greet(scene, signature=sign)
 
 
 @hostile(listener=Right("BAD_SIGNATURE", told="BAD_SIGNATURE"), dialer=Right("IDENTITY_UNKNOWN", told="ABORTED"))
@@ -672,7 +679,8 @@ async def _tamper_with_records(scene: Scene, tamper: Callable[[list[bytes]], lis
 async def record_tamperer(scene: Scene) -> None:
     """Changes one byte of a record, once the two have met.
 
-    A right peer, whether listener or dialer, has taken the honest one in, and ends the connection with PROTOCOL.
+    A right listener has said READY to the honest one, and ends the connection with PROTOCOL; so does a right
+    dialer.
     """
     await _tamper_with_records(scene, lambda records: [_flipped(records[0], -1), *records[1:]])
 
@@ -681,7 +689,8 @@ async def record_tamperer(scene: Scene) -> None:
 async def record_dropper(scene: Scene) -> None:
     """Keeps one record back, once the two have met, and passes on the next.
 
-    A right peer, whether listener or dialer, has taken the honest one in, and ends the connection with PROTOCOL.
+    A right listener has said READY to the honest one, and ends the connection with PROTOCOL; so does a right
+    dialer.
     """
     await _tamper_with_records(scene, lambda records: records[1:])
 
@@ -690,7 +699,8 @@ async def record_dropper(scene: Scene) -> None:
 async def record_replayer(scene: Scene) -> None:
     """Passes a record on twice, once the two have met.
 
-    A right peer, whether listener or dialer, has taken the honest one in, and ends the connection with PROTOCOL.
+    A right listener has said READY to the honest one, and ends the connection with PROTOCOL; so does a right
+    dialer.
     """
     await _tamper_with_records(scene, lambda records: [records[0], *records])
 
@@ -699,7 +709,8 @@ async def record_replayer(scene: Scene) -> None:
 async def record_reorderer(scene: Scene) -> None:
     """Passes two records on in the wrong order, once the two have met.
 
-    A right peer, whether listener or dialer, has taken the honest one in, and ends the connection with PROTOCOL.
+    A right listener has said READY to the honest one, and ends the connection with PROTOCOL; so does a right
+    dialer.
     """
     await _tamper_with_records(scene, lambda records: [records[1], records[0], records[2]])
 
@@ -708,7 +719,8 @@ async def record_reorderer(scene: Scene) -> None:
 async def record_relabeller(scene: Scene) -> None:
     """Writes another frame type in front of a record, once the two have met.
 
-    A right peer, whether listener or dialer, has taken the honest one in, and ends the connection with PROTOCOL.
+    A right listener has said READY to the honest one, and ends the connection with PROTOCOL; so does a right
+    dialer.
     """
 
     def relabel(records: list[bytes]) -> list[bytes]:
@@ -721,13 +733,15 @@ async def record_relabeller(scene: Scene) -> None:
 async def record_reflector(scene: Scene) -> None:
     """Sends a peer's own record back to it, once the two have met.
 
-    A right peer, whether listener or dialer, has taken the honest one in, and ends the connection with PROTOCOL.
+    A right listener has said READY to the honest one, and ends the connection with PROTOCOL; so does a right
+    dialer.
     """
     hand = scene.hand(scene.victim)
     if not await _get_in(scene, hand):
         return
     await hand.say(hand.record(RecordType.PING, _ping(0)))
     _, body = await hand.hear_frame()
+    hand.reader.decode(body)  # the reader counts them
     await hand.say(encode_frame(FrameType.RECORD, body))
     await scene.hear_close(hand)
     await scene.hear_the_end()
@@ -737,7 +751,7 @@ async def record_reflector(scene: Scene) -> None:
 async def unencrypted(scene: Scene) -> None:
     """Says a record in clear, once it is taken in.
 
-    A right peer, whether listener or dialer, has taken it in, and ends the connection with PROTOCOL.
+    A right listener has said READY, and ends the connection with PROTOCOL; so does a right dialer.
     """
     hand = scene.hand()
     if await _get_in(scene, hand):
@@ -750,7 +764,7 @@ async def unencrypted(scene: Scene) -> None:
 async def second_verdict(scene: Scene) -> None:
     """Says READY once it is taken in: as initiator for once, as responder once more.
 
-    A right peer, whether listener or dialer, has taken it in, and ends the connection with PROTOCOL.
+    A right listener has said READY, and ends the connection with PROTOCOL; so does a right dialer.
     """
     hand = scene.hand()
     if await _get_in(scene, hand):
