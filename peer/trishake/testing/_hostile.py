@@ -70,6 +70,7 @@ class Right:
     counted: str | tuple[str, ...]
     told: str | None = None
     ended: str | None = None
+    closed: str | None = None
 
     @property
     def counts(self) -> tuple[str, ...]:
@@ -243,21 +244,28 @@ async def attack(
 
     transport: for schemes of the application's own. Raises NoResponse where nobody can be reached.
     """
+    address = Address.parse(await invite_to(listener))
+    way = transport or (
+        listener.way_of(MALLORY) if isinstance(listener, NetworkPeer) else transport_for(address.scheme)
+    )
+    network, suite, suites = _spoken_by(listener)
+    chance = random.Random(seed)
+    unreachable: DialError
     async with trio.open_nursery() as nursery:
-        address = Address.parse(await invite_to(listener))
-        way = transport or (
-            listener.way_of(MALLORY) if isinstance(listener, NetworkPeer) else transport_for(address.scheme)
-        )
 
         async def connect() -> trio.abc.Stream:
             return await open_stream(address, way, Limits(), nursery)
 
-        network, suite, suites = _spoken_by(listener)
-        chance = random.Random(seed)
-        scene = Scene(await connect(), Role.INITIATOR, address.peer, network, suite, chance, connect, suites)
-        await scene.play(peer)
-        nursery.cancel_scope.cancel()
-    return scene.answer
+        try:
+            stream = await connect()
+        except DialError as error:
+            unreachable = error  # it comes out alone, in no group
+        else:
+            scene = Scene(stream, Role.INITIATOR, address.peer, network, suite, chance, connect, suites)
+            await scene.play(peer)
+            nursery.cancel_scope.cancel()
+            return scene.answer
+    raise unreachable
 
 
 @asynccontextmanager
@@ -360,6 +368,7 @@ async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed:
     ):
         found = dict(_tally(listener) - before)
         raise AssertionError(f"{who} was to end the connection of {peer.name} with {right.ended}, and has {found}")
+    _assert_closed(who, peer, right, answer)
     await _assert_still_there(listener, peer)
     return answer
 
@@ -372,40 +381,58 @@ async def assert_dialer_withstands(dialer: Peer, peer: HostilePeer, *, seed: int
     if peer.dialer is None:
         raise ValueError(f"{peer.name} answers nobody: see assert_listener_withstands")
     right = peer.dialer
-    who = name_of(dialer)
     where, way = ("tcp://127.0.0.1:0", None)
     if isinstance(dialer, NetworkPeer):
         await dialer.ready()
         where, way = f"mem://{peer.name}", dialer.way_of(peer.name)
+    failure: AssertionError
     async with serving(peer, where, transport=way, network=dialer.network, seed=seed) as served:
         try:
-            connection = await dialer.dial(served.invite, trust=anyone)
-        except DialError as error:
-            if error.counted_as not in right.counts:
-                found = account_of_failure(error, who, peer.name)
-                raise AssertionError(
-                    f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {found}\n\n{error.explain()}"
-                ) from error
-        else:
-            if "accepted" not in right.counts:
-                await connection.aclose(finish=0)
-                raise AssertionError(
-                    f"{who} has accepted {peer.name}, and was to count it as {' or '.join(right.counts)}"
-                )
-            closed = await connection.closed()
-            ended = "cut" if closed.code is None else code_name(closed.code)
-            if ended != right.ended:
-                expected = f"the connection of {who} with {peer.name} was to end with {right.ended}"
-                raise AssertionError(f"{expected}, and it has ended with {ended}: {closed}")
-        await wait_until(lambda: all(answer.ended for answer in served.answers))
-        told = served.answers[0].told if served.answers else None
-        if told != right.told:
-            raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")
-        if right.told == AlertCode.ABORTED.name and any(answer.named_itself for answer in served.answers):
-            raise AssertionError(f"{who} has named itself to {peer.name}, and was to say {right.told} before that")
-        if dialer.connections:
-            raise AssertionError(f"{who} still has {dialer.connections}")
-        return served.answers[0] if served.answers else Answer()
+            return await _dialed_by(dialer, peer, right, served)
+        except AssertionError as error:
+            failure = error  # it comes out alone, in no group
+    raise failure
+
+
+async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Served) -> Answer:
+    """What the dialer has said to it. Raises AssertionError where that, or what it makes of it, is not right."""
+    who = name_of(dialer)
+    try:
+        connection = await dialer.dial(served.invite, trust=anyone)
+    except DialError as error:
+        if error.counted_as not in right.counts:
+            found = account_of_failure(error, who, peer.name)
+            raise AssertionError(
+                f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {found}\n\n{error.explain()}"
+            ) from error
+    else:
+        if "accepted" not in right.counts:
+            await connection.aclose(finish=0)
+            raise AssertionError(
+                f"{who} has accepted {peer.name}, and was to count it as {' or '.join(right.counts)}"
+            )
+        closed = await connection.closed()
+        ended = "cut" if closed.code is None else code_name(closed.code)
+        if ended != right.ended:
+            expected = f"the connection of {who} with {peer.name} was to end with {right.ended}"
+            raise AssertionError(f"{expected}, and it has ended with {ended}: {closed}")
+    await wait_until(lambda: all(answer.ended for answer in served.answers))
+    told = served.answers[0].told if served.answers else None
+    if told != right.told:
+        raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")
+    if served.answers:
+        _assert_closed(who, peer, right, served.answers[0])
+    if right.told == AlertCode.ABORTED.name and any(answer.named_itself for answer in served.answers):
+        raise AssertionError(f"{who} has named itself to {peer.name}, and was to say {right.told} before that")
+    if dialer.connections:
+        raise AssertionError(f"{who} still has {dialer.connections}")
+    return served.answers[0] if served.answers else Answer()
+
+
+def _assert_closed(who: str, peer: HostilePeer, right: Right, answer: Answer) -> None:
+    if right.closed is not None and answer.closed != right.closed:
+        said = f" ({answer.obstacle})" if answer.obstacle else ""
+        raise AssertionError(f"{who} said CLOSE {answer.closed} to {peer.name}, not {right.closed}{said}")
 
 
 def _spoken_by(listener: Dialed) -> tuple[Network, Suite, tuple[int, ...]]:

@@ -26,7 +26,6 @@ from trishake_protocol.messages import (
     Close,
     FrameType,
     Ping,
-    Preface,
     RecordType,
     Verdict,
     encode_frame,
@@ -73,7 +72,10 @@ def _refused(name: str) -> _Rights:
 
 def _ended(name: str) -> _Rights:
     """Taken in, and then ended with a CLOSE of that name."""
-    return {"listener": Right("accepted", told="READY", ended=name), "dialer": Right("accepted", ended=name)}
+    return {
+        "listener": Right("accepted", told="READY", ended=name, closed=name),
+        "dialer": Right("accepted", ended=name, closed=name),
+    }
 
 
 async def _greet(
@@ -259,12 +261,12 @@ async def outsider(scene: Scene) -> None:
     """
     private = scene.network.private
     elsewhere = Network("elsewhere", psk=scene.seed.randbytes(32) if private else None)
+    object.__setattr__(elsewhere, "tag", scene.network.tag)
     hand = scene.hand(network=elsewhere)
     if scene.role is Role.RESPONDER:
         await _answer_blindly(scene, hand)
         return
-    preface = Preface(hand.suite.id, hand.offers, scene.network.tag).encode()
-    await hand.say(hand.flight(preface=preface))
+    await hand.say(hand.flight())
     if private:
         await scene.hear_the_end()
     else:
