@@ -359,6 +359,7 @@ async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed:
     if answer.told != right.told:
         said = f" ({answer.obstacle})" if answer.obstacle else ""
         raise AssertionError(f"{who} told {peer.name} {answer.told}, not {right.told}{said}")
+    _assert_closed(who, peer, right, answer)
     await wait_until(lambda: not any(one.greetings for one in listener.listeners))
     if not await wait_until(lambda: bool((_tally(listener) - before).keys() & right.counts)):
         found = dict(_tally(listener) - before)
@@ -368,7 +369,6 @@ async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed:
     ):
         found = dict(_tally(listener) - before)
         raise AssertionError(f"{who} was to end the connection of {peer.name} with {right.ended}, and has {found}")
-    _assert_closed(who, peer, right, answer)
     await _assert_still_there(listener, peer)
     return answer
 
