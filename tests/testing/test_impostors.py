@@ -119,6 +119,15 @@ async def test_a_member_of_a_private_network_withstands_it(
 
 
 @in_memory
+@named(OF_INTEREST_WITH_PSK)
+async def test_a_listener_of_a_quiet_network_withstands_it(network: VirtualNetwork, peer: HostilePeer) -> None:
+    bob = network.peer("bob", network=Network("home", psk=bytes(range(32)), quiet=True))
+    answer = await assert_listener_withstands(bob, peer)
+    lacks_the_key = peer in {_impostors.outsider, _impostors.preface_tamperer, _impostors.syn_tamperer}
+    assert (answer.told is None) is lacks_the_key
+
+
+@in_memory
 @named(DIALING)
 async def test_a_listener_that_welcomes_nobody_withstands_it(network: VirtualNetwork, peer: HostilePeer) -> None:
     bob = network.peer("bob", trust=only(Identity.generate().id))
