@@ -152,14 +152,15 @@ async def test_a_dialer_names_itself_to_those_only_whom_it_does_not_refuse(
 @named(list(IMPOSTORS))
 def test_a_docstring_says_what_it_does_and_each_code_that_is_right(peer: HostilePeer) -> None:
     assert peer.__doc__ is not None
-    does, _, answers = peer.__doc__.partition("\n")
+    does, _, rest = peer.__doc__.partition("\n")
+    answers = " ".join(rest.split())
     assert does.endswith(".")
     for right in (peer.listener, peer.dialer):
         if right is not None:
             codes = {*right.counts, right.told, right.ended} - {"accepted", None}
             assert [code for code in codes if str(code) not in answers] == []
-    assert ("listener" in answers) is (peer.listener is not None)
-    assert ("dialer" in answers) is (peer.dialer is not None)
+    assert ("right listener" in answers) is (peer.listener is not None)
+    assert ("right dialer" in answers) is (peer.dialer is not None)
 
 
 def test_all_of_them_are_in_the_list_under_their_own_names() -> None:
@@ -298,6 +299,15 @@ def drops_frames_of_another_type(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "_next_while_open", skip)
 
 
+def does_not_know_its_own_dials(patch: pytest.MonkeyPatch) -> None:
+    responder = Session.responder
+
+    def answer(*args: Any, **options: Any) -> Session:
+        return responder(*args, **{**options, "is_own_dial": lambda _: False})
+
+    patch.setattr(Session, "responder", answer)
+
+
 def answers_with_one_ephemeral_key(patch: pytest.MonkeyPatch) -> None:
     responder, key = Session.responder, KeyPair()
 
@@ -378,6 +388,7 @@ CAUGHT: Final[list[tuple[Breakage, HostilePeer, tuple[str, ...]]]] = [
     (takes_any_record_for_ready, _impostors.verdict_in_clear, ("dialer",)),
     (does_not_mind_a_verdict, _impostors.second_verdict, BOTH),
     (drops_frames_of_another_type, _impostors.record_relabeller, BOTH),
+    (does_not_know_its_own_dials, _impostors.self_relay, ("dialer",)),
     (answers_with_one_ephemeral_key, _impostors.replayer, ("listener",)),
     (drops_records_that_it_cannot_read, _impostors.record_tamperer, BOTH),
     (drops_records_that_it_cannot_read, _impostors.record_dropper, BOTH),
@@ -418,6 +429,19 @@ def test_each_is_caught_where_a_check_is_left_out_but_those_whom_the_keys_alone_
         _impostors.verdict_relabeller,
     }
     assert {peer for _, peer, _ in CAUGHT} == set(IMPOSTORS) - by_keys
+
+
+async def test_a_dialer_that_does_not_listen_cannot_be_led_back_to_itself() -> None:
+    async with Peer(Identity.generate()) as ada:
+        await assert_dialer_withstands(ada, _impostors.self_relay)
+        assert dict(ada.statistics().failed) == {"syn-ack/closed": 1}
+
+
+@everywhere
+async def test_a_dialer_that_listens_knows_itself_when_it_is_led_back(network: VirtualNetwork) -> None:
+    ada = network.peer("ada")
+    await assert_dialer_withstands(ada, _impostors.self_relay)
+    assert dict(ada.statistics().failed) == {"SELF": 1}
 
 
 # --- who is not there -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -161,10 +162,15 @@ class Scene:
         options = {"suite": self.suite, "network": self.network, **options}
         return ByHand(self.stream, identity or self.identity, **options)
 
+    @property
+    def has_another(self) -> bool:
+        """Whether the right peer can be dialed: it listens, and we know where."""
+        return self._again is not None
+
     async def another(self) -> trio.abc.Stream:
-        """One more connection to the listener that we have dialed."""
+        """One more connection to the right peer, where it listens."""
         if self._again is None:
-            raise TypeError("who was dialed has no way to the dialer")
+            raise TypeError("who was dialed has no way to the dialer, which does not listen")
         return await self._again()
 
     async def hear_the_end(self) -> None:
@@ -275,11 +281,13 @@ async def serving(
     *,
     transport: Transport | None = None,
     network: Network | None = None,
+    back: Dialed | None = None,
     seed: int = 0,
 ) -> AsyncGenerator[Served]:
     """Be there for dialers, as this peer is, while the block runs; its `invite` is what they dial.
 
-    address: where to listen, `tcp://127.0.0.1:0` say. network: what dialers speak. Raises OSError.
+    address: where to listen, `tcp://127.0.0.1:0` say. network: what dialers speak. back: where the dialer listens
+    itself, if it does. Raises OSError.
     """
     async with trio.open_nursery() as nursery:
         where = Address.parse(address) if isinstance(address, str) else address
@@ -287,10 +295,15 @@ async def serving(
         (bound, *_) = await way.listen(where, nursery)
         served = Served(bound.address.with_peer(identity_of(VICTIM if peer.poses else MALLORY).id))
 
+        async def connect(dialer: Dialed) -> trio.abc.Stream:
+            there = Address.parse(await invite_to(dialer))
+            return await open_stream(there, transport or transport_for(there.scheme), Limits(), nursery)
+
+        again = None if back is None else partial(connect, back)
+
         async def welcome(stream: trio.abc.Stream, number: int) -> None:
-            scene = Scene(
-                stream, Role.RESPONDER, None, network or Network(), None, random.Random(f"{seed} {number}")
-            )
+            chance = random.Random(f"{seed} {number}")
+            scene = Scene(stream, Role.RESPONDER, None, network or Network(), None, chance, again)
             served.answers.append(scene.answer)
             await scene.play(peer)
 
@@ -388,7 +401,8 @@ async def assert_dialer_withstands(dialer: Peer, peer: HostilePeer, *, seed: int
         await dialer.ready()
         where, way = f"mem://{peer.name}", dialer.way_of(peer.name)
     failure: AssertionError
-    async with serving(peer, where, transport=way, network=dialer.network, seed=seed) as served:
+    back = dialer if dialer.listeners else None
+    async with serving(peer, where, transport=way, network=dialer.network, back=back, seed=seed) as served:
         try:
             return await _dialed_by(dialer, peer, right, served)
         except AssertionError as error:

@@ -3,7 +3,7 @@
     who they are        impostor, unsigned, squatter, doppelganger, stolen_static, small_order_identity, …
     what they signed    wrong_transcript, wrong_static_key, wrong_responder, misbinding, interceptor, …
     what they say       expired, unknown_critical, bad_padding, downgrader, role_confusion, …
-    what was said       replayer, reflecting, echoing
+    what was said       replayer, reflecting, echoing, self_relay
     in between          man_in_the_middle, preface_tamperer, record_dropper, record_reorderer, …
 
 IMPOSTORS is all of them. Each is met by a check of section 6, 7 or 9 of the specification, and by no other one
@@ -583,6 +583,28 @@ async def echoing(scene: Scene) -> None:
         await scene.stream.send_all(data)
 
 
+@hostile(dialer=Right(("SELF", "syn-ack/closed")))
+async def self_relay(scene: Scene) -> None:
+    """Hands a dialer's own words to the listener of that same dialer, and the answer back to it.
+
+    A right dialer counts it as SELF, for its listener knows the dial for one of its own, and hangs up without a
+    word; one that does not listen is hung up on, and counts it as syn-ack/closed.
+    """
+    hand = scene.hand()
+    await hand.hear_flight()
+    if not scene.has_another:
+        await scene.stream.send_eof()
+        await scene.hear_the_end()
+        return
+    there = await scene.another()
+    try:
+        await there.send_all(hand.heard)
+        await scene.stream.send_all(await there.receive_some())
+        await scene.hear_the_end()
+    finally:
+        await abandon(there)
+
+
 # --- in between -----------------------------------------------------------------------------------------
 # These pass on what an honest victim says, in either role, but for what their docstrings say.
 
@@ -844,6 +866,7 @@ IMPOSTORS: Final[tuple[HostilePeer, ...]] = (
     replayer,
     reflecting,
     echoing,
+    self_relay,
     man_in_the_middle,
     preface_tamperer,
     syn_tamperer,
