@@ -6,8 +6,9 @@
     what was said       replayer, reflecting, echoing, self_relay
     in between          man_in_the_middle, preface_tamperer, record_dropper, record_reorderer, …
 
-IMPOSTORS is all of them. Each is met by a check of section 6, 7 or 9 of the specification, and by no other one
-before it: a peer that leaves the check out takes what it must not take, or names another reason.
+IMPOSTORS is all of them. Nearly each is met by one check of section 6, 7 or 9 of the specification, and passes
+all those before it: a peer that leaves that check out takes what it must not take, or names another reason. A few
+are stopped by the keys alone.
 """
 
 from __future__ import annotations
