@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint types chat check bench bench-long clean
+.PHONY: demo test slow lint types chat models check bench bench-long clean
 
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
@@ -26,7 +26,10 @@ types: $(VENV)/.dev
 chat: $(VENV)/.run  ## the example: a room of three, scripted
 	$(BIN)/python examples/smoke.py
 
-check: test lint types demo chat  ## all that CI runs
+models:  ## every state of the models of the protocol, in a minute; in need of spin and gcc
+	$(PYTHON) protocol/models/check.py
+
+check: test lint types demo chat models  ## all that CI runs
 
 bench: $(VENV)/.bench  ## a first look, in about two minutes
 	$(BIN)/python benchmarks/run.py --short --runs 3 --peers tls,trishake,trishake-peer,noise,tcp,limit-primitives

@@ -1,4 +1,4 @@
-"""For every test: what it logs is checked as it comes (leaks.py)."""
+"""What each test logs is checked as it comes (leaks.py), and that a whole run shows each threat (threats.py)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import signal
 import pytest
 
 from .leaks import LogCheck, Secrets
+from .threats import ThreatCheck
 
 _check = LogCheck()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_check)
+    config.pluginmanager.register(ThreatCheck())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell that starts us in the background has every process of ours ignore Ctrl-C, which some tests send.
         signal.signal(signal.SIGINT, signal.default_int_handler)

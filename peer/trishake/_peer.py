@@ -121,7 +121,7 @@ class Peer:
         self._registry = Registry(self.id, self._limits, self._close_soon)
         self._listeners: dict[Listener, None] = {}
         self._keepers: set[Keeper] = set()
-        self._running: set[Connection] = set()
+        self._running: dict[Connection, None] = {}
         """Those that are open, and those that are not quite closed."""
         self._inbound: set[Session] = set()
         """Those that were dialed to us and that our policy has taken."""
@@ -310,7 +310,7 @@ class Peer:
     def _open(self, session: Session, wire: Wire, meeting: Meeting, nursery: trio.Nursery) -> Connection:
         has_ended = partial(self._has_ended, session)
         connection = Connection(session, wire, meeting, self._limits, self._handlers, nursery, has_ended)
-        self._running.add(connection)
+        self._running[connection] = None
         nursery.start_soon(connection.run)
         self._registry.add(connection)
         self._tally.connected(connection)
@@ -318,7 +318,7 @@ class Peer:
 
     def _has_ended(self, session: Session, connection: Connection, closed: ConnectionClosed) -> None:
         self._inbound.discard(session)
-        self._running.discard(connection)
+        self._running.pop(connection, None)
         self._registry.discard(connection)
         self._tally.disconnected(connection, closed)
 

@@ -256,6 +256,12 @@ class Registry:
             return None
         kept: Connection | None = None
         if reason is VerdictCode.DUPLICATE:
+            dial.ended.set()  # it does not get there: a verdict need not be held for it, nor that one's turn
+            if peer not in dial.meanwhile and peer in self._turns:
+                # They may have heard our listener's READY before it knows that it has written it.
+                with trio.move_on_after(self._limits.crossing):
+                    async with self.turn(peer):
+                        pass
             kept = dial.meanwhile.get(peer)
         elif reason is VerdictCode.CROSSING:
             # They keep their own dial. Our listener has said READY to it, before this dial began even, or will.

@@ -621,6 +621,7 @@ class Session:
             self._machine.receive(Input.READY)
             return Accepted(verdict.seen, verdict.text)
         self._machine.receive(Input.REJECTION)
+        self._outbox.clear()  # "the rejected initiator sends nothing more"
         return Rejected(verdict.code, True, verdict.text, verdict.retry, verdict.seen)
 
     # --- reading: either side ---------------------------------------------------------------------------
@@ -633,6 +634,7 @@ class Session:
     def _read_alert(self, body: bytes) -> Event:
         alert = Alert.decode(body)
         self._machine.receive(Input.ALERT)
+        self._outbox.clear()
         return Rejected(
             alert.code, False, retry_after=alert.retry_after, versions=alert.versions, suites=alert.suites
         )
@@ -761,7 +763,8 @@ class Session:
     def _send_close(self, close: Close) -> None:
         content = close.encode()
         kind = self._kind_of_close(close.code)
-        self._take_streams()
+        if self._machine.state is State.OPEN:  # else it raises, and has changed nothing
+            self._take_streams()
         self._machine.record_sent(kind)
         if kind is Record.CLOSE:
             self._closing = True
@@ -801,8 +804,10 @@ class Session:
         self._failure = error
         if self._machine.state is State.OPEN:
             self._close_after(error)
-        elif isinstance(error, GreetingRefused):
-            self._answer_refused(error.reason)
+        else:
+            self._outbox.clear()  # a greeting that has ended goes on no further: only the refusal is said
+            if isinstance(error, GreetingRefused):
+                self._answer_refused(error.reason)
         self._machine.end()
         self._inbox, self._read_to = b"", 0
 

@@ -69,12 +69,17 @@ LONG: Final = 12
 class End(trio.abc.HalfCloseableStream):
     """One end of a transport, which knows whether it was closed."""
 
-    def __init__(self, half: trio.abc.HalfCloseableStream) -> None:
+    def __init__(self, half: trio.abc.HalfCloseableStream, lingers: float = 0) -> None:
         self._half = half
+        self._lingers = lingers
+        self._sent = 0
         self.closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._half.send_all(data)
+        self._sent += 1
+        if self._lingers and self._sent > 1:
+            await trio.sleep(self._lingers)
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._half.wait_send_all_might_not_block()
@@ -148,6 +153,8 @@ class Net(Transport):
         self.links: list[Link] = []
         self.delays: dict[str, Delay] = {}
         """By the host that is dialed."""
+        self.lingering: dict[str, float] = {}
+        """Seconds by which a verdict of this host is there before it knows that it has sent it."""
         self.refusing: set[str] = set()
 
     async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
@@ -160,7 +167,7 @@ class Net(Transport):
         out, back = self.delays.get(address.host, (0, 0))
         link = Link(address.host, {Role.INITIATOR: out, Role.RESPONDER: back})
         (here, near), (far, there) = memory_stream_pair(), memory_stream_pair()
-        link.ends = [End(here), End(there)]
+        link.ends = [End(here), End(there, self.lingering.get(address.host, 0))]
         try:
             if address.host in self.refusing:
                 raise trio.BrokenResourceError
@@ -394,12 +401,14 @@ async def _cross(
     head_start: float = 0,
     pace: Pace = at_once,
     refusing: Iterable[str] = (),
+    lingering: dict[str, float] | None = None,
     leaving: str | None = None,
     small: Options | None = None,
     large: Options | None = None,
 ) -> Outcome:
     net = Net(order.pace if order else pace)
     net.delays = delays or {}
+    net.lingering = lingering or {}
     net.refusing |= set(refusing)
     peers = {"small": peer(SMALL, net, **small or {}), "large": peer(LARGE, net, **large or {})}
     ids = {"small": SMALL.id, "large": LARGE.id, "wrong": EVE.id}
@@ -455,7 +464,8 @@ def cross(order: Order | None = None, **scene: Any) -> Outcome:
     """SMALL dials LARGE, and LARGE dials SMALL.
 
     given: who is dialed by id; `not small` is dialed by another's. delays: of the link to each host, out and
-    back. head_start: seconds by which SMALL dials first. leaving: who leaves, where the order says when.
+    back. head_start: seconds by which SMALL dials first. lingering: seconds that a host takes to know that
+    its verdict has gone. leaving: who leaves, where the order says when.
     small, large: options of the peers. It raises what comes out of either peer, and trio.TooSlowError if
     either hangs.
     """
@@ -571,6 +581,18 @@ def test_ready_comes_in_the_turn_in_which_a_verdict_has_been_held_long_enough(tu
     ]
     outcome = cross(Order(steps, late=True, together=(3, turns)))
     assert not list(problems(outcome)), outcome.explain()
+
+
+@pytest.mark.parametrize("lingering", [0, 2])
+def test_a_dial_told_duplicate_of_what_our_listener_is_opening_gives_that(lingering: float) -> None:
+    """SMALL has heard LARGE's READY, and told LARGE's dial so, before LARGE knows that its READY is written."""
+    steps = [
+        *[("large", SYN), ("large", SYN_ACK), ("small", SYN), ("large", ACK)],
+        *[("small", SYN_ACK), ("large", VERDICT), ("small", ACK), ("small", VERDICT)],
+    ]
+    outcome = cross(Order(steps, patience=1), given=(), delays={"large": (0, 0.5)}, lingering={"large": lingering})
+    assert not list(problems(outcome)), outcome.explain()
+    assert outcome.initiator == "small"
 
 
 # --- crossing dials, on slow links ----------------------------------------------------------------------
@@ -910,6 +932,27 @@ async def test_of_two_dials_of_one_peer_at_once_one_is_a_duplicate(to: str, auto
         (connection,) = (end for end in ends if isinstance(end, Connection))
         (failure,) = (end for end in ends if isinstance(end, DialError))
         assert _is(failure, VerdictCode.DUPLICATE)
+        assert peers.session_ids == ([connection.session_id], [connection.session_id])
+
+
+async def test_two_dials_that_cross_beside_a_connection_that_lives_are_told_duplicate_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """LARGE holds its verdict for its own dial; which, told DUPLICATE, does not wait for that verdict in turn."""
+    async with two() as peers:
+        connection = await peers.dial("large")
+        await trio.sleep(1)
+        started = trio.current_time()
+        ends: list[Connection | DialError] = []
+
+        async def dial(to: str) -> None:
+            ends.append(await end_of(peers.dial, to))  # type: ignore[arg-type]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dial, "small")
+            nursery.start_soon(dial, "large")
+        assert trio.current_time() == started
+        assert all(_is(end, VerdictCode.DUPLICATE) for end in ends), ends
         assert peers.session_ids == ([connection.session_id], [connection.session_id])
 
 

@@ -667,6 +667,21 @@ async def test_a_greeting_meant_for_another_responder_is_not_good_for_us() -> No
     assert isinstance(ended(), BadHandshake)
 
 
+@pytest.mark.parametrize(
+    ("static_key", "reason"), [(KeyPair(), VerdictCode.BAD_SIGNATURE), (BOB.static_key, VerdictCode.SELF)]
+)
+async def test_whoever_has_our_own_keys_is_nobody_else_to_us(static_key: KeyPair, reason: VerdictCode) -> None:
+    """A thief of Bob's keys may be Bob to others; to Bob he is not Ada."""
+    async with answering(trust=only(ADA.id)) as (hand, ended):
+        hand.identity, hand.static_key = BOB, static_key
+        await hand.say(hand.flight())
+        await hand.hear_syn_ack(BOB.id)
+        await hand.say(hand.ack(hand.honest(id=ADA.id.key)))
+        await hand.hear_frame()
+    assert isinstance(ended(), Refused)
+    assert ended().reason is reason
+
+
 # --- as the responder -----------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from trishake import (
     Stream,
     StreamTimeout,
     UnknownProtocol,
+    WrongIdentity,
     accept,
     initiate,
     only,
@@ -25,7 +26,7 @@ from trishake import (
 )
 from trishake_protocol.messages import RecordType
 
-from .conftest import ADA, ANYWHERE, BOB, CLASSICAL, QUICK, linked_by_hand, memory_pair, met
+from .conftest import ADA, ANYWHERE, BOB, CLASSICAL, QUICK, ByHand, alert, linked_by_hand, memory_pair, met
 
 
 async def echo(stream: Stream) -> None:
@@ -88,6 +89,21 @@ async def test_who_rejects_a_dialer_never_sees_what_came_with_the_ack() -> None:
         with pytest.raises(Rejected):
             await initiate(at_ada, ADA, suites=(CLASSICAL.id,), optimistic=b"secret", limits=QUICK)
     assert len(asked) == 1
+
+
+async def test_who_answers_in_the_place_of_whom_we_dialed_never_sees_it() -> None:
+    at_ada, at_eve = memory_stream_pair()
+    hand = ByHand(at_eve)
+
+    async def answer() -> None:
+        await hand.hear_flight()
+        await hand.say(hand.syn_ack())
+        assert await hand.hear_to_end() == alert(0x0A)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        with pytest.raises(WrongIdentity):
+            await initiate(at_ada, ADA, expect=BOB.id, suites=(CLASSICAL.id,), optimistic=b"secret", limits=QUICK)
 
 
 async def test_too_much_of_it_is_refused_before_anything_is_sent() -> None:

@@ -200,6 +200,19 @@ async def test_whoever_answers_instead_of_the_one_who_was_dialed_is_refused() ->
     assert error.peer is None  # nothing has named her
 
 
+async def test_a_name_that_leads_to_somebody_else_is_no_way_to_be_the_one_who_was_dialed(
+    resolver: Resolver,
+) -> None:
+    watch = Watch()
+    async with peer(EVE, observers=[watch]) as eve, peer(ADA) as ada:
+        listener = await eve.listen(ANYWHERE)
+        resolver.names["bob.test"] = ["127.0.0.1"]
+        with pytest.raises(WrongIdentity) as caught:
+            await ada.dial(f"tcp://{BOB.id}@bob.test:{listener.addresses[0].port}")
+        assert caught.value.actual == EVE.id
+        assert (await watch.wait_failed()).peer is None  # nor has she learned who dialed
+
+
 async def test_two_may_be_dialed_at_once_and_by_one() -> None:
     async with peer(BOB, limits=TWO_EACH) as bob, peer(ADA, limits=TWO_EACH) as ada, peer(EVE) as eve:
         at_bob, at_eve = await bob.listen(ANYWHERE), await eve.listen(ANYWHERE)
@@ -744,6 +757,18 @@ async def test_whoever_is_not_of_the_private_network_is_refused_before_any_key_i
     assert isinstance(error, BadHandshake)
     assert error.reason is reason
     assert Step.SYN_ACK_SENT not in [progress.step for progress in watch.steps]
+
+
+async def test_the_networks_key_makes_nobody_another_member() -> None:
+    """It is everybody's in the network: who is who, each proves with a key of his own."""
+    async with peer(BOB, network=HOME, trust=only(ADA.id)) as bob, peer(EVE, network=HOME) as thief:
+        with pytest.raises(Rejected, match="IDENTITY_UNKNOWN"):
+            await thief.dial((await bob.listen(ANYWHERE)).invite)
+        at_thief = (await thief.listen(ANYWHERE)).addresses[0]
+        async with peer(ADA, network=HOME) as ada:
+            with pytest.raises(WrongIdentity):
+                await ada.dial(str(at_thief.with_peer(BOB.id)))
+        assert thief.connections == bob.connections == ()
 
 
 async def test_a_public_network_is_not_entered_with_a_private_key() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from trishake import Address, Cause, Limits, NoResponse, Peer, Phase, Tls
+from trishake import Address, Cause, Limits, NoResponse, Peer, Phase, Tls, WrongIdentity
 from trishake._transport import open_stream
 from trishake.testing._by_hand import read_to_end
 
-from .conftest import ADA, BOB, QUICK, Watch, open_sockets, reset, serving
+from .conftest import ADA, BOB, EVE, QUICK, Watch, open_sockets, reset, serving
 
 
 async def dial(port: int, limits: Limits = QUICK, transport: Tls | None = None, host: str = "127.0.0.1") -> None:
@@ -109,6 +109,15 @@ async def test_a_dialer_who_wants_a_real_certificate_gets_none_of_ours() -> None
         with pytest.raises(NoResponse, match="its certificate does not count: self-signed") as caught:
             await dial(port, transport=strict)
     assert caught.value.cause is Cause.BROKEN
+
+
+async def test_a_certificate_proves_nobody() -> None:
+    """Anyone on the path may end the TLS: who is there is what the greeting inside it says."""
+    async with Peer(EVE, limits=QUICK) as eve, Peer(ADA, limits=QUICK) as ada:
+        listener = await eve.listen("tls://127.0.0.1:0")
+        with pytest.raises(WrongIdentity) as caught:
+            await ada.dial(str(listener.addresses[0].with_peer(BOB.id)))
+    assert (caught.value.expected, caught.value.actual) == (BOB.id, EVE.id)
 
 
 async def test_nothing_older_than_tls_1_3_is_spoken() -> None:

@@ -226,6 +226,27 @@ async def test_a_message_of_more_than_a_mebibyte_is_refused() -> None:
                 await stream.receive_some()
 
 
+@pytest.mark.parametrize(
+    ("first", "cause"), [(b"\xc2", Cause.RESET), (b"\x82", Cause.FOREIGN)], ids=["compressed", "plain"]
+)
+async def test_no_compression_is_agreed_to_and_a_compressed_message_is_refused(first: bytes, cause: Cause) -> None:
+    """A few of its bytes could stand for gigabytes."""
+    watch = Watch()
+    async with Peer(BOB, limits=QUICK, observers=[watch]) as bob:
+        listener = await bob.listen("ws://127.0.0.1:0")
+        async with await trio.open_tcp_stream("127.0.0.1", listener.addresses[0].port) as hand:
+            await hand.send_all(UPGRADE + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                answer += await hand.receive_some()
+            assert answer.startswith(b"HTTP/1.1 101")
+            assert b"extensions" not in answer.lower()
+            await hand.send_all(first + b"\x84" + bytes(4) + b"EHLO")
+            error = await watch.wait_failed()
+            assert isinstance(error, NoResponse)
+            assert (error.phase, error.cause) == (Phase.SYN, cause)
+
+
 async def test_a_text_message_is_refused() -> None:
     async with by_hand() as (hand, stream):
         async with trio.open_nursery() as sending:

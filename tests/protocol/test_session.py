@@ -191,6 +191,33 @@ def test_a_session_has_its_name_once_ack_was_sent_or_has_decrypted(pair: Pair) -
     assert names == {(True, pair.initiator.session.session_id)}
 
 
+def test_whoever_listens_reads_no_name_no_agent_and_no_word(profile: Profile) -> None:
+    """Section 14: a passive observer sees that it is Trishake, the suite and the tag."""
+    spoken = {
+        role: replace(profile, agent=f"agent of {role.value}", app=b"app of " + role.value.encode())
+        for role in Role
+    }
+    who = {role: Identity.generate() for role in Role}
+    pair = make_pair(
+        spoken[INITIATOR],
+        spoken[RESPONDER],
+        who_calls=who[INITIATOR],
+        who_answers=who[RESPONDER],
+        expected=who[RESPONDER].id,
+    )
+    pair.greet()
+    pair.initiator.session.send(b"a word")
+    pair.talk()
+    assert pair.responder.events == [DataReceived(b"a word")]
+    wire = bytes(pair.initiator.sent + pair.responder.sent)
+    assert wire.startswith("🤝".encode())
+    named = [identity.id.key for identity in who.values()] + [
+        identity.static_key.public for identity in who.values()
+    ]
+    for secret in (*named, b"agent", b"app of", b"mux/1", profile.network.name.encode(), b"a word"):
+        assert secret not in wire
+
+
 def test_nothing_is_said_before_the_initiator_has_accepted(pair: Pair) -> None:
     """Step 5: the initiator reveals itself only when it has decided to."""
     pair.identify_responder()
@@ -1219,6 +1246,35 @@ def test_after_a_rejection_nothing_more_may_be_sent(recording: Recording) -> Non
     end.read(recording.writer(RESPONDER).encode(RecordType.VERDICT, Verdict(VerdictCode.POLICY).encode()))
     with pytest.raises(LocalProtocolError, match="the session is ended"):
         end.session.send(b"x")
+
+
+REFUSALS = {
+    "verdict": lambda recording: recording.writer(RESPONDER).encode(
+        RecordType.VERDICT, Verdict(VerdictCode.POLICY).encode()
+    ),
+    "alert": lambda _: bytes.fromhex("7f000107"),
+    "no verdict": lambda _: b"\x10\x00\x10" + bytes(16),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_what_was_not_written_yet_when_the_greeting_ended_is_never_sent(
+    recording: Recording, refusal: str
+) -> None:
+    end = accepting(recording)
+    end.write()
+    end.session.send(b"not written yet")
+    end.read(REFUSALS[refusal](recording))
+    assert end.session.state is State.ENDED
+    assert not end.session.has_data_to_send
+    assert end.write() == b""
+
+
+def test_a_responder_that_has_not_answered_yet_when_the_stream_ends_never_does(recording: Recording) -> None:
+    end = End(recording.responder())
+    end.read(recording.flight, eof=True)
+    assert isinstance(end.error, Truncated)
+    assert end.write() == b""
 
 
 def test_without_being_asked_for_nothing_goes_before_the_verdict(recording: Recording) -> None:

@@ -2005,6 +2005,19 @@ def test_streams_that_were_opened_while_the_other_side_decides_are_sent_when_it_
     assert pair.responder.events[-1] == StreamOpened(id_, "echo")
 
 
+@pytest.mark.parametrize("verb", CLOSES)
+def test_a_close_that_is_refused_before_the_verdict_changes_nothing(verb: str) -> None:
+    pair = make_pair(MUX)
+    pair.identify_responder()
+    ours = pair.initiator.session.carry_streams()
+    pair.initiator.session.accept(optimistic=True)
+    ours.open("echo")
+    unsent = ours.unsent
+    with pytest.raises(LocalProtocolError):
+        CLOSES[verb][0](pair.initiator.session)
+    assert ours.unsent == unsent
+
+
 @pytest.mark.parametrize("lacking", Role)
 def test_there_are_no_streams_unless_both_have_them(lacking: Role) -> None:
     profiles = {lacking: Profile(offers=(CLASSICAL.id,)), lacking.other: MUX}

@@ -9,10 +9,10 @@ from .._timeline import Timeline
 
 
 def step_of(timeline: Timeline) -> str:
-    """The step in which it ended: `step 7, verdict`, or its name alone where the specification has no number."""
+    """The step in which it ended: `step 7, verdict`, or `the step 'connected'`, which has no number."""
     last = timeline.entries[-1].step
     number = last.number(timeline.role)
-    return last.label if number is None else f"step {number}, {last.label}"
+    return f"the step {last.label!r}" if number is None else f"step {number}, {last.label}"
 
 
 def account_of_failure(error: DialError, own: str, other: str) -> str:

@@ -82,7 +82,7 @@ async def assert_rejects(
         return error
     except DialError as error:
         raise _failed(expected, error, dialer, listener) from error
-    raise _accepted(expected, connection)
+    raise _accepted(expected, connection, listener)
 
 
 async def assert_refuses(
@@ -103,7 +103,7 @@ async def assert_refuses(
         return error
     except DialError as error:
         raise _failed(expected, error, dialer, listener) from error
-    raise _accepted(expected, connection)
+    raise _accepted(expected, connection, listener)
 
 
 async def assert_no_response(
@@ -125,7 +125,7 @@ async def assert_no_response(
         return error
     except DialError as error:
         raise _failed(expected, error, dialer, listener) from error
-    raise _accepted(expected, connection)
+    raise _accepted(expected, connection, listener)
 
 
 async def invite_to(listener: Dialed) -> str:
@@ -175,6 +175,7 @@ def _failed(expected: str, error: DialError, dialer: Peer, listener: Dialed) -> 
     return AssertionError(f"{expected}; {found}\n\n{error.explain()}\n\n{error.timeline}")
 
 
-def _accepted(expected: str, connection: Connection) -> AssertionError:
-    who = connection.peer.short
+def _accepted(expected: str, connection: Connection, listener: Dialed) -> AssertionError:
+    awaited = isinstance(listener, Peer) and listener.id == connection.peer
+    who = name_of(listener) if awaited else connection.peer.short
     return AssertionError(f"{expected}; it was accepted, by {who}, at step 7, verdict\n\n{connection.timeline}")

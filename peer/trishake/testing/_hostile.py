@@ -26,12 +26,14 @@ from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, SUITES
 from .._addresses import Address
 from .._errors import DialError, Rejected
 from .._limits import Limits
+from .._memory import MemoryStream
 from .._peer import Peer, transport_for
 from .._transport import Transport, abandon, open_stream
 from .._trust import anyone
 from ._accounts import account_of_failure
 from ._assertions import Dialed, invite_to, name_of, wait_until
 from ._by_hand import ByHand, read_to_end
+from ._link import reset_stream
 from ._virtual_network import NetworkPeer, VirtualNetwork, identity_of
 
 Script = Callable[["Scene"], Awaitable[None]]
@@ -65,13 +67,15 @@ class Right:
     counted: how its greeting ends at the right peer, as `DialError.counted_as` and `Statistics` have it, or
     `accepted`; several where the transport decides. told: the name of the code that the hostile one is told; None
     where it is told nothing. ended: where it was accepted, how the connection ends at the right peer, as
-    `Statistics.ended` has it.
+    `Statistics.ended` has it. closed: the code of the CLOSE that it is told then; None where it does not listen.
+    says: what the dialer's error says.
     """
 
     counted: str | tuple[str, ...]
     told: str | None = None
     ended: str | None = None
     closed: str | None = None
+    says: str = ""
 
     @property
     def counts(self) -> tuple[str, ...]:
@@ -238,6 +242,11 @@ class Overheard(trio.abc.HalfCloseableStream):
         self.heard += data
         self.ended = not data
         return data
+
+    def reset(self) -> None:
+        """As a crash does; of a transport that knows no such thing it is a plain end."""
+        if isinstance(self.transport_stream, MemoryStream | trio.SocketStream):
+            reset_stream(self.transport_stream)
 
     async def aclose(self) -> None:
         await self.transport_stream.aclose()
@@ -421,6 +430,8 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
             raise AssertionError(
                 f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {found}\n\n{error.explain()}"
             ) from error
+        if right.says not in str(error):
+            raise AssertionError(f"{who} was to name {right.says}, and says: {error}") from error
     else:
         if "accepted" not in right.counts:
             await connection.aclose(finish=0)

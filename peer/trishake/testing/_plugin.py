@@ -1,8 +1,9 @@
 """The pytest plugin: fixtures for tests of peers, on a virtual clock, with one seed.
 
-It is found by itself once the package is installed. A test that asks for `network`, or for a fixture that needs
-it, is run by Trio without a marker, on a clock that jumps to the next deadline when nobody has anything to do; a
-clock that the test asks for itself, a fixture with a `trio.abc.Clock`, is taken instead.
+It is found by itself once the package is installed. An async test that asks for `network`, or for a fixture that
+needs it, is run by Trio without a marker, on a clock that jumps to the next deadline when nobody has anything to
+do; a clock that the test asks for itself, a fixture with a `trio.abc.Clock`, is taken instead. That needs
+pytest-trio: `pip install trishake[testing]`.
 
 `--trishake-seed`, or the ini setting `trishake_seed`: another seed, or `random`. `--trishake-over tcp`: the
 networks of this run over real sockets on loopback; those of one test, by its parameter:
@@ -14,7 +15,9 @@ from __future__ import annotations
 import inspect
 import random
 import secrets
+import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any, Final, NamedTuple, get_args
@@ -29,7 +32,8 @@ from ._virtual_network import NetworkPeer, Over, VirtualNetwork, identity_of
 
 _SEED: Final = "trishake_seed"
 _SETTLED: Final = 0.01
-"""Seconds without a task that runs: what was sent on loopback has arrived by then, and the clock may jump."""
+"""Seconds without a task that runs, and the clock may jump. On Linux, what is sent on loopback has arrived when
+the call that sends it returns, however busy the machine is; this is for a system that takes its time."""
 
 
 class _Setting(NamedTuple):
@@ -65,7 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.stash[_seed] = secrets.randbits(32) if said == "random" else int(said)
     except ValueError:
-        raise pytest.UsageError(f"--trishake-seed: {said!r} is neither a number nor `random`") from None
+        raise pytest.UsageError(
+            f"the seed is {said!r}, by --trishake-seed or the ini setting trishake_seed: it must be a number, "
+            "or `random`"
+        ) from None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -79,7 +86,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function) or _SETTING_FIXTURE not in item.fixturenames:
             continue
-        if inspect.iscoroutinefunction(getattr(item.obj, "__wrapped__", item.obj)):
+        hypothesis = getattr(item.obj, "hypothesis", None)
+        test = item.obj if hypothesis is None else hypothesis.inner_test
+        if inspect.iscoroutinefunction(test):
             item.add_marker(pytest.mark.trio(run=partial(_run, item)), append=False)
 
 
@@ -94,26 +103,54 @@ def _run(
     setting = item.stash[_setting]
     if clock is None:
         clock = MockClock(autojump_threshold=0 if setting.over == "memory" else _SETTLED)
-    state = random.getstate()
-    random.seed(setting.seed)
-    _seed_the_scheduler(setting.seed)
+    with _seeded(setting.seed):
+        try:
+            return trio.run(test, clock=clock, instruments=instruments)
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1 or group.message != _OF_A_NURSERY:
+                raise
+            error = group.exceptions[0]
+    # pytest-trio runs each test in a nursery, which has wrapped what the test itself has raised.
     try:
-        return trio.run(test, clock=clock, instruments=instruments)
+        raise error
+    finally:
+        del error
+
+
+_OF_A_NURSERY: Final = "Exceptions from Trio nursery"
+
+
+@contextmanager
+def _seeded(seed: int) -> Generator[None]:
+    """What the module `random` gives comes from the seed, and so does the order of tasks that could run at once;
+    behind the block, both are as they were.
+
+    What is needed for the second is not public; pytest-trio does the same for Hypothesis. Without it the order is
+    Trio's own.
+    """
+    scheduler = vars(import_module("trio._core._run"))
+    order, sorted_before = scheduler.get("_r"), scheduler.get(_IN_ORDER)
+    state = random.getstate()
+    order_state = order.getstate() if isinstance(order, random.Random) else None
+    random.seed(seed)
+    _seed_the_scheduler(seed)
+    try:
+        yield
     finally:
         random.setstate(state)
+        if isinstance(order, random.Random) and order_state is not None:
+            order.setstate(order_state)
+            scheduler[_IN_ORDER] = sorted_before
 
 
 def _seed_the_scheduler(seed: int) -> None:
-    """Tasks that could run at the same time run in the order of the seed.
+    scheduler = vars(import_module("trio._core._run"))
+    if isinstance(order := scheduler.get("_r"), random.Random):
+        order.seed(seed)
+        scheduler[_IN_ORDER] = True
 
-    What is needed for that is not public; pytest-trio does the same for Hypothesis. Without it the order is
-    Trio's own.
-    """
-    scheduler = import_module("trio._core._run")
-    shuffled_by = getattr(scheduler, "_r", None)
-    if isinstance(shuffled_by, random.Random):
-        shuffled_by.seed(seed)
-        vars(scheduler)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
+
+_IN_ORDER: Final = "_ALLOW_DETERMINISTIC_SCHEDULING"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -121,7 +158,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     network = item.stash.get(_network, None)
     if report.failed and network is not None:
-        again = f"pytest --trishake-seed={network.seed} --trishake-over={network.over} {item.nodeid!r}"
+        again = f"pytest --trishake-seed={network.seed} --trishake-over={network.over} {shlex.quote(item.nodeid)}"
         story = network.story() or "nothing has happened"
         report.sections.append(("the network", f"{story}\nseed {network.seed}; the same again: {again}"))
     return report
@@ -150,6 +187,7 @@ async def network(request: pytest.FixtureRequest, _trishake_setting: _Setting) -
     """A network of its own for the test: `network.peer("ada")`, `network.link(ada, bob)`; see `VirtualNetwork`."""
     async with VirtualNetwork(seed=_trishake_setting.seed, over=_trishake_setting.over) as there:
         request.node.stash[_network] = there
+        _seed_the_scheduler(there.seed)  # the order in which pytest-trio sets up fixtures is nobody's
         yield there
 
 

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import random
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self
 import trio
 from trio.testing import open_stream_to_socket_listener
 
-from trishake_protocol import PeerId, Role
+from trishake_protocol import PeerId, Role, TrishakeError
 
 from .._addresses import Address
 from .._connection import Connection
@@ -31,7 +31,7 @@ from .._tcp import Tcp
 from .._transport import Bound, Place, Transport, abandon
 from .._trust import Policy
 from ._accounts import account_of_failure
-from ._link import End, Line, Link
+from ._link import End, Line, Link, check_seconds
 
 Over = Literal["memory", "tcp"]
 """What the connections of a network are made of."""
@@ -67,6 +67,7 @@ class VirtualNetwork:
         self._links: dict[tuple[str, str], Link] = {}
         self._dials: Counter[tuple[str, str]] = Counter()
         self._within = 0.0
+        self._failed: Exception | None = None
         self._story: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def __aenter__(self) -> Self:
@@ -85,20 +86,34 @@ class VirtualNetwork:
                         closing.start_soon(partial(peer.aclose, finish=0))
         finally:
             self._nursery.cancel_scope.cancel()
+            # The body's own error goes on as it is: the nursery would wrap it in a group.
             await self._block.__aexit__(None, None, None)
+            if self._failed is not None and (error is None or isinstance(error, trio.Cancelled)):
+                raise self._failed
 
     def peer(self, name: str, *, identity: Identity | None = None, **options: Any) -> NetworkPeer:
         """A peer that listens at `mem://name`, and is there as long as the network.
 
         identity: another than the name's own. options: what `Peer` takes; `trust`, say.
-        Raises ValueError for a name that is taken; a peer that was closed has left its own.
+        Raises ValueError for a name that is taken, or none that an address can have; a peer that was closed has
+        left its own. If it cannot listen, that error ends the network's block.
         """
         if name in self.peers and not self.peers[name].closed:
             raise ValueError(f"there is a peer {name!r} already: a name is one peer's, until that is closed")
-        peer = self.peers[name] = NetworkPeer(self, name, identity or identity_of(name), options)
+        if Address.parse(f"mem://{name}").host != name:
+            raise ValueError(f"a peer's name is the host of an address, in lower case, not {name!r}")
+        peer = NetworkPeer(self, name, identity or identity_of(name), options)
+        self.peers[name] = peer
         self._names[peer.id] = name
-        self._nursery.start_soon(peer.run)
+        self._nursery.start_soon(self._host, peer)
         return peer
+
+    async def _host(self, peer: NetworkPeer) -> None:
+        try:
+            await peer.run()
+        except (OSError, TrishakeError) as error:
+            self._failed = error
+            self._nursery.cancel_scope.cancel()
 
     def link(self, sender: NetworkPeer | str, receiver: NetworkPeer | str) -> Link:
         """The way from one peer, or name, to another; `.reverse` is the way back."""
@@ -107,17 +122,18 @@ class VirtualNetwork:
             link = self._links[here, there] = Link(here, there)
             link.reverse = self._links[there, here] = Link(there, here)
             link.reverse.reverse = link
-            link.spread = link.reverse.spread = self._within
+            link.within = link.reverse.within = self._within
         return self._links[here, there]
 
     def reorder(self, within: float) -> None:
         """What is sent on different links arrives in another order: each piece up to so many seconds later.
 
-        On one link the order stays. For all links, those that come into use later too.
+        On one link the order stays. For all links, those that come into use later too. Raises ValueError for
+        seconds that make no sense.
         """
-        self._within = within
+        self._within = check_seconds(within)
         for link in self._links.values():
-            link.delay(link.seconds, spread=within)
+            link.within = within
 
     def transport(self, name: str) -> Transport:
         """For `Peer(transports=[…])` of the application's own: it dials as this name, and listens at `mem://name`."""
@@ -148,9 +164,12 @@ class VirtualNetwork:
     async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
         if self.over == "memory":
             return await self._memory.listen(address, nursery)
+        if address.host in self._places:
+            raise OSError(errno.EADDRINUSE, "somebody listens under that name", address.host)
         (bound,) = await self._tcp.listen(Address(_LOOPBACK), nursery)
         self._places[address.host] = bound.address
-        return [Bound(replace(address, peer=None), bound.listener)]
+        forget = partial(self._places.pop, address.host, None)
+        return [Bound(replace(address, peer=None), _TcpListener(bound.listener, forget))]
 
     async def connect(self, dialer: str, address: Address, nursery: trio.Nursery) -> End:
         """Raises OSError."""
@@ -203,12 +222,13 @@ class NetworkPeer(Peer):
         """Run by the network."""
         try:
             async with self:
-                await self.listen(f"mem://{self.name}")
-                self._is_ready.set()
+                try:
+                    await self.listen(f"mem://{self.name}")
+                finally:
+                    self._is_ready.set()
                 await trio.sleep_forever()
         finally:
             self.closed = True
-            self._is_ready.set()
 
     def way_of(self, name: str) -> Transport:
         """How somebody else of that name dials and listens in the same network."""
@@ -272,11 +292,30 @@ def _address(target: NetworkPeer | Address | str) -> Address | str:
 
 
 async def _tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """Two ends on loopback: the dialer's, and the line's next to it."""
+    """Two ends on loopback: the dialer's, and the line's next to it. Cancelled, it leaves nothing open."""
     (listener,) = await trio.open_tcp_listeners(0, host=_LOOPBACK)
     async with listener:
         here = await open_stream_to_socket_listener(listener)
-        return here, await listener.accept()
+        try:
+            return here, await listener.accept()
+        except BaseException:
+            await abandon(here)
+            raise
+
+
+class _TcpListener(trio.abc.Listener[trio.abc.Stream]):
+    """One that leaves its name when it is closed: its port may be somebody else's soon."""
+
+    def __init__(self, listener: trio.abc.Listener[trio.abc.Stream], forget: Callable[[], object]) -> None:
+        self._listener = listener
+        self._forget = forget
+
+    async def accept(self) -> trio.abc.Stream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        self._forget()
+        await self._listener.aclose()
 
 
 class _Names(Transport):
@@ -311,4 +350,5 @@ class _Narrator(Observer):
 
     def disconnected(self, connection: Connection, closed: ConnectionClosed) -> None:
         other = self._network.name_of(connection.peer)
-        self._network.tell(f"{self._name}'s connection with {other} ended: {closed}")
+        why = str(closed).replace(str(connection.peer), other)
+        self._network.tell(f"{self._name}'s connection with {other} ended: {why}")

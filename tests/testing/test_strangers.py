@@ -1,0 +1,25 @@
+"""Hostile peers that break the rules of the wire, against real peers, in both roles, over memory and TCP."""
+
+from __future__ import annotations
+
+import pytest
+
+from trishake.testing import VirtualNetwork
+from trishake.testing._hostile import HostilePeer, assert_dialer_withstands, assert_listener_withstands
+from trishake.testing._strangers import STRANGERS
+
+WHO_DIAL = [one for one in STRANGERS if one.listener]
+WHO_ARE_DIALED = [one for one in STRANGERS if one.dialer]
+MEMORY_AND_TCP = pytest.mark.parametrize("network", ["memory", "tcp"], indirect=True)
+
+
+@MEMORY_AND_TCP
+@pytest.mark.parametrize("hostile", WHO_DIAL, ids=lambda one: one.name)
+async def test_a_listener_withstands(network: VirtualNetwork, hostile: HostilePeer) -> None:
+    await assert_listener_withstands(network.peer("bob"), hostile)
+
+
+@MEMORY_AND_TCP
+@pytest.mark.parametrize("hostile", WHO_ARE_DIALED, ids=lambda one: one.name)
+async def test_a_dialer_withstands(network: VirtualNetwork, hostile: HostilePeer) -> None:
+    await assert_dialer_withstands(network.peer("ada"), hostile)
