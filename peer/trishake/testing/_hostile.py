@@ -118,13 +118,15 @@ def hostile(
 class Answer:
     """What the right peer has said. told: of the greeting, by its name: a refusal, or READY. closed: the code of
     its CLOSE, by its name. ended: whether its stream has ended, cleanly or not. named_itself: whether a dialer has
-    sent ACK, the first thing that names it. obstacle: why the script has not come to its end.
+    sent ACK, the first thing that names it. over: whether nothing more is heard. obstacle: why the script has not
+    come to its end.
     """
 
     told: str | None = None
     closed: str | None = None
     ended: bool = False
     named_itself: bool = False
+    over: bool = False
     obstacle: str | None = None
 
 
@@ -211,6 +213,7 @@ class Scene:
         )
         if self.answer.told is None:
             self.answer.told = next((_code_of(body) for type_, body in frames if type_ == FrameType.ALERT), None)
+        self.answer.over = True
         await abandon(self.stream)
 
 
@@ -443,7 +446,7 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
         if ended != right.ended:
             expected = f"the connection of {who} with {peer.name} was to end with {right.ended}"
             raise AssertionError(f"{expected}, and it has ended with {ended}: {closed}")
-    await wait_until(lambda: all(answer.ended for answer in served.answers))
+    await wait_until(lambda: all(answer.over or answer.ended for answer in served.answers))
     told = served.answers[0].told if served.answers else None
     if told != right.told:
         raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")
