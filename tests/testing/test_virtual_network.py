@@ -609,14 +609,14 @@ def test_a_network_leaves_no_task_no_line_and_no_file_behind(
 @pytest.mark.parametrize("over", ["memory", "tcp"])
 @pytest.mark.parametrize("error", [Boom, KeyboardInterrupt])
 def test_the_error_of_the_body_comes_out_as_it_is(over: Any, error: type[BaseException]) -> None:
-    async def main() -> None:
-        with pytest.raises(error) as raised:
-            async with VirtualNetwork(over=over) as network:
-                await connect_all(network)
-                raise error
-        assert type(raised.value) is error
+    async def fail() -> None:
+        async with VirtualNetwork(over=over) as network:
+            await connect_all(network)
+            raise error
 
-    trio.run(main, clock=MockClock(autojump_threshold=0.01 if over == "tcp" else 0))
+    with pytest.raises(error) as raised:
+        trio.run(fail, clock=MockClock(autojump_threshold=0.01 if over == "tcp" else 0))
+    assert type(raised.value) is error
 
 
 async def test_a_cancelled_body_leaves_its_scope_as_ever(autojump_clock: MockClock) -> None:
@@ -633,18 +633,29 @@ class NoRoom(Memory):
         raise OSError(28, "no room here")
 
 
-async def test_a_peer_that_cannot_listen_ends_the_network_with_that_error(autojump_clock: MockClock) -> None:
-    with pytest.raises(OSError, match="no room here"):
+async def wait(_: VirtualNetwork) -> None:
+    await trio.sleep_forever()
+
+
+async def leave(_: VirtualNetwork) -> None:
+    pass
+
+
+async def fail(_: VirtualNetwork) -> None:
+    raise Boom
+
+
+@pytest.mark.parametrize(("body", "error"), [(wait, OSError), (leave, OSError), (fail, Boom)])
+async def test_a_peer_that_cannot_listen_ends_the_network_with_that_error(
+    autojump_clock: MockClock, body: Callable[[VirtualNetwork], Any], error: type[Exception]
+) -> None:
+    async def run() -> None:
         async with VirtualNetwork() as network:
             network.peer("bob", transports=[NoRoom()])
-            await trio.sleep_forever()
-    with pytest.raises(OSError, match="no room here"):
-        async with VirtualNetwork() as network:
-            network.peer("bob", transports=[NoRoom()])
-    with pytest.raises(Boom):
-        async with VirtualNetwork() as network:
-            network.peer("bob", transports=[NoRoom()])
-            raise Boom
+            await body(network)
+
+    with pytest.raises(error, match="no room here" if error is OSError else ""):
+        await run()
 
 
 @both

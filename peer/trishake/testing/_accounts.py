@@ -9,7 +9,7 @@ from .._timeline import Timeline
 
 
 def step_of(timeline: Timeline) -> str:
-    """The step in which it ended: `step 7, verdict`, or `the step 'connected'` where the specification has none."""
+    """The step in which it ended: `step 7, verdict`, or `the step 'connected'`, which has no number."""
     last = timeline.entries[-1].step
     number = last.number(timeline.role)
     return f"the step {last.label!r}" if number is None else f"step {number}, {last.label}"
