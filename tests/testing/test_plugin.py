@@ -336,10 +336,9 @@ def test_runs_with_one_seed_have_the_same_events_in_the_same_order(
 ) -> None:
     pytester.makepyfile(ORDERED)
     found: list[str] = []
-    for seed, hashes in (("3", "1"), ("3", "2"), ("4", "2")):
+    for seed, hashes in (("3", "1"), ("3", "2")):
         monkeypatch.setenv("PYTHONHASHSEED", hashes)
         run(pytester, f"--trishake-seed={seed}", process=True).assert_outcomes(passed=1)
         found.append((pytester.path / "order").read_text())
     assert found[0].splitlines() == found[1].splitlines()
     assert found[0].count("\n") > 1000
-    assert found[0] != found[2]
