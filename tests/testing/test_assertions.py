@@ -254,6 +254,14 @@ async def test_the_first_line_says_what_was_expected_and_who_where_and_why_it_is
         assert "Dialing " in rest[1] or "it was accepted" in first  # the explanation
 
 
+@pytest.mark.parametrize(("phase", "cause"), [("syn-ack", "closed"), ("verdict", "timeout"), (None, "reset")])
+async def test_another_phase_or_cause_is_another_silence(network: VirtualNetwork, phase: Any, cause: Any) -> None:
+    ada, bob = network.peer("ada"), network.peer("bob")
+    network.link(bob, ada).stall()
+    with pytest.raises(AssertionError, match="syn-ack/timeout"):
+        await assert_no_response(bob, ada, phase=phase, cause=cause)
+
+
 async def test_a_listener_that_has_no_connection_by_then_has_not_accepted(network: VirtualNetwork) -> None:
     ada, bob = network.peer("ada"), network.peer("bob", limits=Limits(close=0.1))
     network.link(bob, ada).delay(1)
