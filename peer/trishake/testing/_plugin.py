@@ -2,12 +2,16 @@
 
 It is found by itself once the package is installed. An async test that asks for `network`, or for a fixture that
 needs it, is run by Trio without a marker, on a clock that jumps to the next deadline when nobody has anything to
-do; a clock that the test asks for itself, a fixture with a `trio.abc.Clock`, is taken instead. That needs
-pytest-trio: `pip install trishake[testing]`.
+do. A test that is not done after a day of that clock fails: what it waits for never comes. A clock that it asks
+for itself, a fixture with a `trio.abc.Clock`, is taken instead, and has no such end. pytest-trio is needed:
+`pip install trishake[testing]`.
 
 `--trishake-seed`, or the ini setting `trishake_seed`: another seed, or `random`. `--trishake-over tcp`: the
 networks of this run over real sockets on loopback; those of one test, by its parameter:
 `@pytest.mark.parametrize("network", ["memory", "tcp"], indirect=True)`.
+
+Hypothesis runs one test many times, on the clock that the test asks for, and each time needs a network of its own:
+`async with VirtualNetwork() as network`, in a test that asks for `autojump_clock`.
 """
 
 from __future__ import annotations
@@ -41,6 +45,9 @@ class _Setting(NamedTuple):
 
     seed: int
     over: Over
+
+
+_DAY: Final = 24 * 60 * 60
 
 
 _setting: Final = pytest.StashKey[_Setting]()
@@ -86,9 +93,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function) or _SETTING_FIXTURE not in item.fixturenames:
             continue
-        hypothesis = getattr(item.obj, "hypothesis", None)
-        test = item.obj if hypothesis is None else hypothesis.inner_test
-        if inspect.iscoroutinefunction(test):
+        if inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.trio(run=partial(_run, item)), append=False)
 
 
@@ -103,18 +108,29 @@ def _run(
     setting = item.stash[_setting]
     if clock is None:
         clock = MockClock(autojump_threshold=0 if setting.over == "memory" else _SETTLED)
+        test = partial(_within_a_day, test)
     with _seeded(setting.seed):
         try:
             return trio.run(test, clock=clock, instruments=instruments)
         except BaseExceptionGroup as group:
-            if len(group.exceptions) > 1 or group.message != _OF_A_NURSERY:
+            error, *others = group.exceptions
+            if others or group.message != _OF_A_NURSERY:
                 raise
-            error = group.exceptions[0]
     # pytest-trio runs each test in a nursery, which has wrapped what the test itself has raised.
     try:
         raise error
     finally:
         del error
+
+
+async def _within_a_day(test: Callable[..., Awaitable[object]]) -> object:
+    with trio.CancelScope(deadline=trio.current_time() + _DAY) as day:
+        try:
+            return await test()
+        except BaseException:
+            if not day.cancel_called:
+                raise
+    raise AssertionError("the test is not done after a day of its virtual clock: what it waits for never comes")
 
 
 _OF_A_NURSERY: Final = "Exceptions from Trio nursery"
@@ -169,6 +185,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def _trishake_setting(request: pytest.FixtureRequest) -> _Setting:
+    if hasattr(request.node.obj, "hypothesis"):
+        raise ValueError(
+            "`network` would be one for all examples of Hypothesis: open one in each, "
+            "`async with VirtualNetwork() as network`, and ask for `autojump_clock` instead"
+        )
     over: Any = request.config.getoption("--trishake-over")
     if (callspec := getattr(request.node, "callspec", None)) is not None:
         over = callspec.params.get("network", over)
