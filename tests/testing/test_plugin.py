@@ -12,14 +12,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pytest_trishake import _seeded
 from trishake import Identity
 from trishake.testing import NetworkPeer, VirtualNetwork
-from trishake.testing._plugin import _seeded
 from trishake.testing._virtual_network import identity_of
 
 pytest_plugins = ["pytester"]
 
-_MODULE: Final = "trishake.testing._plugin"
+_MODULE: Final = "pytest_trishake"
 INSTALLED: Final = any(entry.value == _MODULE for entry in importlib.metadata.entry_points(group="pytest11"))
 """Whether pytest finds it by itself."""
 

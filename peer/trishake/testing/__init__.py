@@ -1,7 +1,8 @@
 """What tests take from Trishake: peers by name, links with faults, hostile peers, and promises to be kept.
 
-The pytest plugin (_plugin.py) gives a test a `VirtualNetwork` (_virtual_network.py) with its links (_link.py), on
-a virtual clock. What is to come of a dial is said by `assert_accepts` and its like (_assertions.py).
+The pytest plugin, a package of its own (pytest_trishake), gives a test a `VirtualNetwork` (_virtual_network.py)
+with its links (_link.py), on a virtual clock. What is to come of a dial is said by `assert_accepts` and its like
+(_assertions.py).
 A `HostilePeer` (_hostile.py) breaks the rules in one way: of the wire (_strangers.py), or of who it is and what
 was said (_impostors.py); `assert_listener_withstands` and `assert_dialer_withstands` let it loose on a peer. It
 has its end of the greeting in its hands, step by step, as a test may have: `ByHand` (_by_hand.py).
