@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint types chat check bench bench-long clean
+.PHONY: demo test slow mutants lint types chat check bench bench-long clean
 
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
@@ -14,6 +14,9 @@ test: $(VENV)/.dev  ## the tests, in under two minutes
 
 slow: $(VENV)/.dev  ## the long tests
 	$(BIN)/pytest -q -m slow -n auto --dist worksteal
+
+mutants: $(VENV)/.mutation  ## the core broken in a thousand places, and whether a test notices
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python tests/mutants.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -35,7 +38,7 @@ bench-long: $(VENV)/.bench  ## everything, in half an hour; writes and draws doc
 	$(BIN)/python benchmarks/run.py --runs 5 --json docs/benchmarks.json --plot docs/benchmarks
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) mutants
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +47,10 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.mutation: pyproject.toml $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[mutation]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.run
