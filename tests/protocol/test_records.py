@@ -36,9 +36,10 @@ def test_a_header_needs_three_bytes(length: int) -> None:
     assert FrameHeader.decode(b"\x10\x00\x05"[:length]) is None
 
 
+@pytest.mark.parametrize("behind", [b"", b"rest"])
 @pytest.mark.parametrize("make", [bytes, bytearray])
-def test_a_header_is_a_type_and_a_big_endian_length(make: type[bytes] | type[bytearray]) -> None:
-    assert FrameHeader.decode(make(b"\x10\x12\x34rest")) == FrameHeader(0x10, 0x1234)
+def test_a_header_is_a_type_and_a_big_endian_length(make: type[bytes] | type[bytearray], behind: bytes) -> None:
+    assert FrameHeader.decode(make(b"\x10\x12\x34" + behind)) == FrameHeader(0x10, 0x1234)
 
 
 SIZES = {0x0001: (32, 96, 64), 0x0002: (1216, 1200, 64), 0x0101: (48, 96, 64), 0x0102: (1248, 1200, 64)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import product
 
 import pytest
@@ -177,6 +178,47 @@ def test_a_session_can_be_ended_from_any_state(state: State) -> None:
     machine = at(Role.RESPONDER, state)
     machine.end()
     assert machine.state is State.ENDED
+
+
+# --- data before the verdict (section 9) ----------------------------------------------------------------
+
+
+def optimistic() -> Machine:
+    machine = at(Role.INITIATOR, State.AWAIT_VERDICT)
+    machine.optimistic = True
+    return machine
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_session_does_not_send_before_the_verdict_unless_told(role: Role) -> None:
+    assert Machine(role).optimistic is False
+
+
+@pytest.mark.parametrize("record", Record, ids=named)
+def test_before_the_verdict_data_may_be_sent_and_nothing_else(record: Record) -> None:
+    machine = optimistic()
+    if record is Record.DATA:
+        machine.record_sent(record)
+    else:
+        with pytest.raises(LocalProtocolError, match="the session is waiting for VERDICT"):
+            machine.record_sent(record)
+    assert machine.sending is Direction.OPEN
+
+
+@pytest.mark.parametrize("input_", [Input.READY, Input.REJECTION, Input.ALERT, Input.SYN], ids=named)
+def test_whatever_arrives_ends_the_time_before_the_verdict(input_: Input) -> None:
+    machine = optimistic()
+    with contextlib.suppress(RemoteProtocolError):
+        machine.receive(input_)
+    assert machine.optimistic is False
+
+
+def test_a_session_that_has_ended_sends_no_data_before_a_verdict() -> None:
+    machine = optimistic()
+    machine.end()
+    assert machine.optimistic is False
+    with pytest.raises(LocalProtocolError, match="the session is ended"):
+        machine.record_sent(Record.DATA)
 
 
 # --- a stream -------------------------------------------------------------------------------------------
