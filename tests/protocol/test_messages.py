@@ -297,22 +297,22 @@ def spoiled(offset: int, value: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("offset", "value", "code", "judged_at"),
+    ("offset", "value", "judged_at", "code", "said"),
     [
-        (4, b"\x00", AlertCode.UNSUPPORTED_VERSION, 5),
-        (4, b"\x02", AlertCode.UNSUPPORTED_VERSION, 5),
-        (5, b"\x00", AlertCode.MALFORMED, 11),
-        (8, b"\x00", AlertCode.MALFORMED, 11),
-        (8, b"\x09", AlertCode.MALFORMED, 11),
-        (9, b"\x01\x01", AlertCode.MALFORMED, 11),
-        (9, b"\xff\xff", AlertCode.MALFORMED, 11),
-        (6, b"\x00\x03", AlertCode.MALFORMED, len(OF_SECTION_3)),
-        (19, b"\x00\x03", AlertCode.MALFORMED, len(OF_SECTION_3)),
+        (4, b"\x00", 5, AlertCode.UNSUPPORTED_VERSION, "version 0 of the protocol, and we speak 1"),
+        (4, b"\x02", 5, AlertCode.UNSUPPORTED_VERSION, "version 2 of the protocol, and we speak 1"),
+        (5, b"\x00", 11, AlertCode.MALFORMED, "version_max 0 below version 1"),
+        (8, b"\x00", 11, AlertCode.MALFORMED, "0 offers, 1 to 8 are allowed"),
+        (8, b"\x09", 11, AlertCode.MALFORMED, "9 offers, 1 to 8 are allowed"),
+        (9, b"\x01\x01", 11, AlertCode.MALFORMED, "an extension of 257 bytes, the limit is 256"),
+        (9, b"\xff\xff", 11, AlertCode.MALFORMED, "an extension of 65535 bytes, the limit is 256"),
+        (6, b"\x00\x03", len(OF_SECTION_3), AlertCode.MALFORMED, "suite 0x0003 is not among its own offers"),
+        (19, b"\x00\x03", len(OF_SECTION_3), AlertCode.MALFORMED, "suite 0x0002 is not among its own offers"),
     ],
     ids=["version-0", "version-2", "max", "offers-0", "offers-9", "ext-257", "ext-65535", "suite", "offers"],
 )
 def test_a_bad_preface_is_refused_as_soon_as_it_shows(
-    offset: int, value: bytes, code: AlertCode, judged_at: int
+    offset: int, value: bytes, judged_at: int, code: AlertCode, said: str
 ) -> None:
     data = spoiled(offset, value)
     assert Preface.decode(data[: judged_at - 1]) is None
@@ -320,6 +320,7 @@ def test_a_bad_preface_is_refused_as_soon_as_it_shows(
         with pytest.raises(GreetingRefused) as caught:
             Preface.decode(seen)
         assert caught.value.reason is code
+        assert said in str(caught.value)
 
 
 # --- Alert ----------------------------------------------------------------------------------------------
@@ -536,28 +537,34 @@ def test_the_longest_payload_is_16384_bytes() -> None:
         encode_greeting_payload(bytes(16384 - overhead + 1), bytes(64))
 
 
+NO_ARRAY, NOT_ZERO = "the payload is no array of three bin", "the padding is not all zero"
+
+
 @pytest.mark.parametrize(
-    "payload",
+    ("payload", "said"),
     [
-        packed([b"r", b"s"]),
-        packed([b"r", b"s", b"", b""]),
-        packed(["r", b"s", b""]),
-        packed([b"r", "s", b""]),
-        packed([b"r", b"s", ""]),
-        packed([b"r", b"s", 0]),
-        packed({"r": b"r", "s": b"s", "t": b""}),
-        packed(b"r"),
-        packed([b"r", b"s", b"\x01"]),
-        packed([b"r", b"s", b"\x00\x00\x80"]),
-        packed([b"r", b"s", b""]) + b"\x00",
-        b"\xdc\x00\x03" + packed([b"r", b"s", b""])[1:],
-        b"",
-        bytes(256),
+        (packed([b"r", b"s"]), NO_ARRAY),
+        (packed([b"r", b"s", b"", b""]), NO_ARRAY),
+        (packed(["r", b"s", b""]), NO_ARRAY),
+        (packed([b"r", "s", b""]), NO_ARRAY),
+        (packed([b"r", b"s", ""]), NO_ARRAY),
+        (packed([b"r", b"s", 0]), NO_ARRAY),
+        (packed({"r": b"r", "s": b"s", "t": b""}), NO_ARRAY),
+        (packed(b"r"), NO_ARRAY),
+        (packed([b"r", b"s", b"\x01"]), NOT_ZERO),
+        (packed([b"r", b"s", b"\x00\x00\x80"]), NOT_ZERO),
+        (packed([b"r", b"s", b"X"]), NOT_ZERO),
+        (packed([b"r", b"s", b""]) + b"\x00", "the outer array: it does not parse"),
+        (b"\xdc\x00\x03" + packed([b"r", b"s", b""])[1:], "the outer array: .*shortest encoding"),
+        (b"", "the outer array: it does not parse"),
+        (bytes(256), "the outer array: it does not parse"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
-def test_a_payload_that_is_no_array_of_three_bin_with_zero_padding_is_a_bad_greeting(payload: bytes) -> None:
-    with pytest.raises(GreetingRefused) as caught:
+def test_a_payload_that_is_no_array_of_three_bin_with_zero_padding_is_a_bad_greeting(
+    payload: bytes, said: str
+) -> None:
+    with pytest.raises(GreetingRefused, match=f"{said}($|,)") as caught:
         decode_greeting_payload(payload)
     assert caught.value.reason is VerdictCode.BAD_GREETING
 
