@@ -91,8 +91,23 @@ def lay_out() -> None:
             path.symlink_to(target)
 
 
+def check_test_ids() -> None:
+    """mutmut asks for tests by their id. Where pytest does not find one, mutmut takes the error for a red test."""
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", *CONFIG["pytest_add_cli_args"]]
+    collected = subprocess.run(
+        [*collect, *CONFIG["pytest_add_cli_args_test_selection"]],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    if odd := [line for line in collected if "\\" in line or not (line.isascii() and line.isprintable())]:
+        sys.exit("\n".join(("these tests need an id of plain ASCII, without a backslash:", *odd)))
+
+
 def in_functions() -> Iterator[tuple[str, Mutant | str]]:
     """(outcome, the mutant) of each; of one that was killed, its module only."""
+    check_test_ids()
     lay_out()
     subprocess.run(["mutmut", "run", "--max-children", str(CHILDREN)], cwd=TREE, check=True)
     for line in mutmut("results", "--all", "true"):

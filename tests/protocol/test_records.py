@@ -7,7 +7,7 @@ import pytest
 from trishake_protocol import CloseCode, RemoteProtocolError, Suite
 from trishake_protocol.messages import Close, FrameType, RecordType
 from trishake_protocol.noise import CipherState
-from trishake_protocol.records import FrameHeader, RecordReader, RecordWriter, frame_bounds
+from trishake_protocol.records import RECORD_OVERHEAD, FrameHeader, RecordReader, RecordWriter, frame_bounds
 
 from .conftest import load, unhex
 
@@ -70,7 +70,7 @@ def test_a_record_comes_out_as_it_went_in(type_: RecordType, padding: int, conte
     writer, reader = writer_and_reader()
     frame = writer.encode(type_, content, padding)
     assert frame[0] == FrameType.RECORD
-    assert len(frame) == 3 + len(content) + 1 + padding + 16
+    assert len(frame) == 3 + len(content) + 1 + padding + 16 == len(content) + padding + RECORD_OVERHEAD
     assert reader.decode(frame[3:]) == (type_, content)
 
 
