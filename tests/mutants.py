@@ -13,6 +13,7 @@ import ast
 import difflib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ TREE = ROOT / "mutants"
 EXPLAINED = ROOT / "docs/mutants.md"
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
 MODULES = [Path(path).stem for path in CONFIG["only_mutate"]]
+MUTMUT = Path(sys.executable).with_name("mutmut")
 CHILDREN = 2
 TIME_LIMIT = 300
 """Seconds that the tests may take for a mutant outside of functions: many times what they take without."""
@@ -73,22 +75,21 @@ def changed(lines: Iterable[str]) -> tuple[str, ...]:
 
 def mutmut(*arguments: str) -> list[str]:
     return subprocess.run(
-        ["mutmut", *arguments], cwd=TREE, check=True, stdout=subprocess.PIPE, text=True
+        [MUTMUT, *arguments], cwd=TREE, check=True, stdout=subprocess.PIPE, text=True
     ).stdout.splitlines()
 
 
 def lay_out() -> None:
     """The tree for mutmut, which wants the packages under `src`; links, so that it sees what is changed here."""
-    (TREE / "src").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(TREE, ignore_errors=True)  # what mutmut knows of another day's tests
+    (TREE / "src").mkdir(parents=True)
     for link, target in (
         ("src/trishake_protocol", "../../protocol/trishake_protocol"),
         ("tests", "../tests"),
         ("examples", "../examples"),
         ("pyproject.toml", "../pyproject.toml"),
     ):
-        path = TREE / link
-        if not path.is_symlink():
-            path.symlink_to(target)
+        (TREE / link).symlink_to(target)
 
 
 def check_test_ids() -> None:
@@ -109,7 +110,7 @@ def in_functions() -> Iterator[tuple[str, Mutant | str]]:
     """(outcome, the mutant) of each; of one that was killed, its module only."""
     check_test_ids()
     lay_out()
-    subprocess.run(["mutmut", "run", "--max-children", str(CHILDREN)], cwd=TREE, check=True)
+    subprocess.run([MUTMUT, "run", "--max-children", str(CHILDREN)], cwd=TREE, check=True)
     for line in mutmut("results", "--all", "true"):
         name, outcome = line.strip().rsplit(": ", 1)
         module, function = name.removeprefix("trishake_protocol.").split(".", 1)

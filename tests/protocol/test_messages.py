@@ -202,6 +202,41 @@ def test_what_is_beyond_the_limits_cannot_be_encoded(value: object) -> None:
         encode_canonical(value)
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({1: 0}, "a key that is no str"),
+        ({"k" * 257: 0}, "a key of more than 256 bytes"),
+        ("s" * 257, "a str of more than 256 bytes"),
+        (list(range(65)), "an array of 65, the limit is 64"),
+        ({f"{i:02}": i for i in range(33)}, "a map of 33, the limit is 32"),
+        (nested(5, in_list), "an array at depth 5, the limit is 4"),
+        (nested(5, in_map), "a map at depth 5, the limit is 4"),
+        (None, "a NoneType is not allowed"),
+    ],
+    ids=["key-int", "key-257", "str-257", "array-65", "map-33", "arrays", "maps", "none"],
+)
+def test_what_cannot_be_encoded_is_told(value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^this cannot be sent: {said}$"):
+        encode_canonical(value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"\xc1", "it does not parse, or is over a limit"),
+        (
+            packed({"code": 0, "a": 0}),
+            "its keys are out of order or twice there, or it is not in its shortest encoding",
+        ),
+    ],
+    ids=["never-used", "unsorted"],
+)
+def test_what_is_not_canonical_is_told(raw: bytes, said: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"^a malformed CLOSE: {said}$"):
+        Close.decode(raw)
+
+
 def test_maps_are_sorted_by_bytes_whatever_their_order() -> None:
     assert encode_canonical({"ø": 1, "b": {"z": 0, "y": 0}, "aa": 2}) == packed(
         {"aa": 2, "b": {"y": 0, "z": 0}, "ø": 1}
@@ -391,6 +426,7 @@ FULL = Greeting(
     agent="ø" * 32,
     app=bytes(4096),
     exp=0,
+    alg="another",
     extra={"note": {"a": [1, b"\x00", True]}, "z": -1},
 )
 
@@ -464,6 +500,22 @@ def test_a_greeting_with_a_value_out_of_bounds_is_a_bad_greeting(key: str, value
     with pytest.raises(GreetingRefused) as caught:
         Greeting.decode(encode_canonical(pairs), Role.INITIATOR)
     assert caught.value.reason is VerdictCode.BAD_GREETING
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"role": "responder"}, "the role is 'responder', and the initiator sent it"),
+        ({"ver": 2}, "schema version 2, and we read 1"),
+        ({"id": KEY[:31]}, "id must be bin of 32 bytes"),
+        ([0], "it is no map"),
+    ],
+    ids=["role", "ver", "id", "array"],
+)
+def test_a_bad_greeting_is_told_in_what(value: Any, said: str) -> None:
+    record = {**msgpack.unpackb(PLAIN.encode()), **value} if isinstance(value, dict) else value
+    with pytest.raises(GreetingRefused, match=f"the record: {said}$"):
+        Greeting.decode(encode_canonical(record), Role.INITIATOR)
 
 
 @pytest.mark.parametrize("key", ["alg", "caps", "id", "offers", "role", "time", "ver", "vers"])
@@ -641,6 +693,22 @@ def test_a_malformed_verdict_or_close_is_a_breach(messages: tuple[Any, ...], val
         with pytest.raises(RemoteProtocolError, match="malformed") as caught:
             message.decode(packed(value))
         assert caught.value.reason is CloseCode.PROTOCOL
+
+
+@pytest.mark.parametrize("message", BOTH, ids=["Verdict", "Close"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([0], "it is no map"),
+        ({}, "code is missing"),
+        ({"code": 65536}, "code must be u16"),
+        ({"!new": 0, "code": 0}, "the key '!new' must be understood, and is not"),
+    ],
+    ids=["array", "empty", "code", "critical"],
+)
+def test_a_malformed_verdict_or_close_is_told_in_what(message: Any, value: Any, said: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"^a malformed {message.__name__.upper()}: {said}$"):
+        message.decode(packed(value))
 
 
 @pytest.mark.parametrize("message", BOTH, ids=["Verdict", "Close"])
