@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -164,6 +165,20 @@ def test_a_value_beyond_the_limits_is_refused_also_in_an_unknown_key(name: str, 
         assert caught.value.reason is CloseCode.PROTOCOL
 
 
+def test_arrays_that_claim_the_whole_buffer_take_no_memory() -> None:
+    """msgpack makes the list that a header claims: one in another, they would be a thousand times what came."""
+    claims = b"\xdd\x00\x00\xf0\x00" * 500  # each of 61440
+    data = claims.ljust(65000, b"\x00")
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError, match="over a limit"):
+            Close.decode(data)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * len(data)
+
+
 def test_depth_is_counted_from_the_outermost_map() -> None:
     Close.decode(close_with(packed(nested(3, in_list))))
     with pytest.raises(RemoteProtocolError, match="depth 5"):
@@ -213,8 +228,9 @@ def test_what_is_beyond_the_limits_cannot_be_encoded(value: object) -> None:
         (nested(5, in_list), "an array at depth 5, the limit is 4"),
         (nested(5, in_map), "a map at depth 5, the limit is 4"),
         (None, "a NoneType is not allowed"),
+        (1.5, "a float is not allowed"),
     ],
-    ids=["key-int", "key-257", "str-257", "array-65", "map-33", "arrays", "maps", "none"],
+    ids=["key-int", "key-257", "str-257", "array-65", "map-33", "arrays", "maps", "none", "float"],
 )
 def test_what_cannot_be_encoded_is_told(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=f"^this cannot be sent: {said}$"):
