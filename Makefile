@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow fuzz fuzz-long lint types chat models check bench bench-long clean
+.PHONY: demo test slow fuzz fuzz-long mutants lint types chat models check bench bench-long clean
 
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
@@ -23,6 +23,9 @@ fuzz: $(VENV)/.fuzz  ## each parser for a minute, guided by coverage; or PARSERS
 
 fuzz-long: $(VENV)/.dev  ## a million mutated inputs for each parser, or for PARSERS, and a table
 	$(BIN)/python -m tests.fuzz $(PARSERS)
+
+mutants: $(VENV)/.mutation  ## break the core in a thousand places, and see a test go red each time
+	$(BIN)/python tests/mutants.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -47,7 +50,7 @@ bench-long: $(VENV)/.bench  ## everything, in half an hour; writes and draws doc
 	$(BIN)/python benchmarks/run.py --runs 5 --json docs/benchmarks.json --plot docs/benchmarks
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) mutants
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +63,10 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 
 $(VENV)/.fuzz: pyproject.toml $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	touch $@
+
+$(VENV)/.mutation: pyproject.toml $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[mutation]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.run
