@@ -94,8 +94,7 @@ class Secrets:
 
     def _has(self, data: bytes, parts: set[bytes] | None = None) -> bool:
         if self._new:
-            # Zeros are no sign of anything: in base32, they are any word of many A's.
-            self._parts.update(part for secret in self._new for part in _ends(secret) if any(part))
+            self._parts.update(part for secret in self._new for part in _ends(secret) if _telling(part))
             various = [secret for secret in self._new if len(set(secret)) >= 8]
             self._manifold.update(part for secret in various for part in _ends(secret))
             self._new.clear()
@@ -105,6 +104,13 @@ class Secrets:
 
 def _ends(secret: bytes) -> tuple[bytes, bytes]:
     return secret[:PART], secret[-PART:]
+
+
+def _telling(part: bytes) -> bool:
+    """Whether it is a sign of anything: not zeros, which in base32 are any word of many A's; nor, but for one byte,
+    zeros or ones, of which the keys consist that attackers choose.
+    """
+    return sum(byte not in (0x00, 0xFF) for byte in part) > 1
 
 
 def _groups(text: str, size: int) -> str:
