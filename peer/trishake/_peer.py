@@ -428,10 +428,11 @@ class Peer:
         known = self._addresses.of(target) if isinstance(target, PeerId) else [_address(target)]
         addresses = [*known, *map(_address, more)]
         for address in addresses:
-            self._transport(address)
+            self.transport(address)
         return addresses
 
-    def _transport(self, address: Address) -> Transport:
+    def transport(self, address: Address) -> Transport:
+        """With what we dial and listen at such an address. Raises InvalidAddress where there is nothing for it."""
         scheme = address.scheme
         if scheme not in self._transports:
             known = ", ".join(f"{scheme}://" for scheme in self._transports)
@@ -451,7 +452,7 @@ class Peer:
         try:
             if nursery is None or self._leaving:  # we left before it was this address's turn
                 raise Refused(AlertCode.GOING_AWAY, *CLOSING)
-            stream = await open_stream(address, self._transport(address), self._limits, nursery, trace)
+            stream = await open_stream(address, self.transport(address), self._limits, nursery, trace)
         except DialError as error:
             trace.fail(error)
             raise
@@ -526,7 +527,7 @@ class Peer:
         nursery = self._block_entered()
         target = _address(address)
         try:
-            bounds = await self._transport(target).listen(target, nursery)
+            bounds = await self.transport(target).listen(target, nursery)
         except OSError as error:
             raise cannot_listen(error, target) from error
         listener = Listener(bounds, self.id)

@@ -72,6 +72,19 @@ async def test_any_listener_and_any_dialer_will_do() -> None:
             await assert_refuses(app, served.invite, "BAD_SIGNATURE")
 
 
+@pytest.mark.parametrize("network", ["memory", "tcp"], indirect=True)
+async def test_a_peer_of_the_applications_own_in_a_network_is_attacked_there(network: VirtualNetwork) -> None:
+    app = Peer(identity_of("app"), transports=[network.transport("app")])
+    async with app:
+        await app.listen("mem://app")
+        assert (await attack(oversized, app)).told == "MALFORMED"
+        await assert_listener_withstands(app, impostor)
+        await assert_dialer_withstands(app, impostor)
+        network.link("honest", "app").refuse()
+        with pytest.raises(AssertionError, match="app is not there for others after silent: honest dialed app: "):
+            await assert_listener_withstands(app, silent)
+
+
 async def test_a_listener_need_not_welcome_strangers(network: VirtualNetwork) -> None:
     async def nobody(_: object) -> object:
         return reject(VerdictCode.IDENTITY_UNKNOWN)

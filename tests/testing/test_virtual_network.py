@@ -151,6 +151,7 @@ async def test_a_peer_of_the_applications_own_dials_and_listens_too(network: Vir
         await eve.listen("mem://eve")
         ada = network.peer("ada")
         assert (await ada.dial("mem://eve")).peer == eve.id
+        assert "ada dialed eve: accepted" in network.story()
         network.link("eve", "ada").refuse()
         with pytest.raises(NoResponse) as refused:
             await eve.dial(ada.invite, trust=only(ada.id))

@@ -20,7 +20,7 @@ from .._peer import Peer
 from .._steps import Cause, Phase
 from .._trust import Policy
 from ._accounts import account_of_failure
-from ._virtual_network import NetworkPeer
+from ._virtual_network import NetworkPeer, names_of
 
 Dialed: TypeAlias = Peer | Listener | Address | str
 """Who is dialed: a peer that listens, a listener, or an invite. With a peer, its side is looked at too."""
@@ -37,6 +37,7 @@ async def assert_accepts(listener: Dialed, dialer: Peer, *, trust: Policy | None
 
     trust: the dialer's policy for this dial. Raises AssertionError otherwise.
     """
+    __tracebackhide__ = True  # pytest points at the line of the test
     invite = await invite_to(listener)
     expected = f"{name_of(listener)} was to accept {name_of(dialer)}"
     try:
@@ -61,6 +62,7 @@ async def assert_rejects(
     text: what the listener says besides. trust: the dialer's policy for this dial. Raises AssertionError
     otherwise.
     """
+    __tracebackhide__ = True  # pytest points at the line of the test
     invite = await invite_to(listener)
     wanted = _code(reason)
     expected = f"{name_of(listener)} was to reject {name_of(dialer)} with {wanted}"
@@ -92,6 +94,7 @@ async def assert_refuses(
 
     trust: the dialer's policy for this dial. Raises AssertionError otherwise.
     """
+    __tracebackhide__ = True  # pytest points at the line of the test
     invite = await invite_to(listener)
     wanted = _code(reason)
     expected = f"{name_of(dialer)} was to refuse {name_of(listener)} with {wanted}"
@@ -113,6 +116,7 @@ async def assert_no_response(
 
     phase, cause: how far it comes, and why not farther; whichever, by default. Raises AssertionError otherwise.
     """
+    __tracebackhide__ = True  # pytest points at the line of the test
     invite = await invite_to(listener)
     where = "" if phase is None else f" in the phase {phase}"
     why = "" if cause is None else f", because of {cause}"
@@ -145,7 +149,8 @@ def name_of(who: Dialed) -> str:
         case NetworkPeer():
             return who.name
         case Peer():
-            return who.id.short
+            names = names_of(who)
+            return who.id.short if names is None else names.name
         case Listener():
             return str(who.addresses[0])
         case _:

@@ -34,7 +34,7 @@ from ._accounts import account_of_failure
 from ._assertions import Dialed, invite_to, name_of, wait_until
 from ._by_hand import ByHand, read_to_end
 from ._link import reset_stream
-from ._virtual_network import NetworkPeer, VirtualNetwork, identity_of
+from ._virtual_network import Names, NetworkPeer, VirtualNetwork, identity_of, names_of
 
 Script = Callable[["Scene"], Awaitable[None]]
 
@@ -263,12 +263,11 @@ async def attack(
 ) -> Answer:
     """Dial who listens, and do there what this peer does. What it is answered.
 
-    transport: for schemes of the application's own. Raises NoResponse where nobody can be reached.
+    transport: for schemes of the application's own; a peer's own transport, by default, or that of its network.
+    Raises NoResponse where nobody can be reached.
     """
     address = Address.parse(await invite_to(listener))
-    way = transport or (
-        listener.way_of(MALLORY) if isinstance(listener, NetworkPeer) else transport_for(address.scheme)
-    )
+    way = transport or _way_to(listener, address)
     network, suite, suites = _spoken_by(listener)
     chance = random.Random(seed)
     unreachable: DialError
@@ -377,6 +376,7 @@ async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed:
     It need not welcome those others: a verdict of whatever kind will do. In a quiet network it need not say an
     ALERT. Raises AssertionError otherwise.
     """
+    __tracebackhide__ = True  # pytest points at the line of the test
     if peer.listener is None:
         raise ValueError(f"{peer.name} dials nobody: see assert_dialer_withstands")
     right = peer.listener
@@ -408,13 +408,15 @@ async def assert_dialer_withstands(dialer: Peer, peer: HostilePeer, *, seed: int
 
     Its policy is not asked: whoever proves an identity would be welcome. Raises AssertionError otherwise.
     """
+    __tracebackhide__ = True
     if peer.dialer is None:
         raise ValueError(f"{peer.name} answers nobody: see assert_listener_withstands")
     right = peer.dialer
     where, way = ("tcp://127.0.0.1:0", None)
+    if (names := names_of(dialer)) is not None:
+        where, way = f"mem://{peer.name}", names.of(peer.name)
     if isinstance(dialer, NetworkPeer):
         await dialer.ready()
-        where, way = f"mem://{peer.name}", dialer.way_of(peer.name)
     failure: AssertionError
     back = dialer if dialer.listeners else None
     async with serving(peer, where, transport=way, network=dialer.network, back=back, seed=seed) as served:
@@ -468,6 +470,14 @@ def _assert_closed(who: str, peer: HostilePeer, right: Right, answer: Answer) ->
         raise AssertionError(f"{who} said CLOSE {answer.closed} to {peer.name}, not {right.closed}{said}")
 
 
+def _way_to(listener: Dialed, address: Address, name: str = MALLORY) -> Transport:
+    """How who listens there is reached; in a network, under this name."""
+    if not isinstance(listener, Peer):
+        return transport_for(address.scheme)
+    way = listener.transport(address)
+    return way.of(name) if isinstance(way, Names) else way
+
+
 def _spoken_by(listener: Dialed) -> tuple[Network, Suite, tuple[int, ...]]:
     """The network of who listens, the suite that costs a hostile peer least, and all that are enabled there."""
     if not isinstance(listener, Peer):
@@ -502,13 +512,14 @@ def _code_of(alert: bytes) -> str | None:
 
 
 async def _assert_still_there(listener: Peer, peer: HostilePeer) -> None:
-    transports = [listener.way_of(HONEST)] if isinstance(listener, NetworkPeer) else []
+    invite = await invite_to(listener)
+    transports = [_way_to(listener, Address.parse(invite), HONEST)]
     who = name_of(listener)
     async with Peer(
         identity_of(HONEST), network=listener.network, suites=listener.suites, transports=transports
     ) as honest:
         try:
-            connection = await honest.dial(await invite_to(listener))
+            connection = await honest.dial(invite)
         except DialError as error:
             if not (isinstance(error, Rejected) and error.authenticated):
                 raise AssertionError(

@@ -136,7 +136,8 @@ class VirtualNetwork:
 
     def transport(self, name: str) -> Transport:
         """For `Peer(transports=[…])` of the application's own: it dials as this name, and listens at `mem://name`."""
-        return _Names(self, name)
+        self._names.setdefault(identity_of(name).id, name)
+        return Names(self, name)
 
     def name_of(self, peer: PeerId | None) -> str:
         """The name of a peer that is or was there; else the id in short."""
@@ -229,10 +230,6 @@ class NetworkPeer(Peer):
         finally:
             self.closed = True
 
-    def way_of(self, name: str) -> Transport:
-        """How somebody else of that name dials and listens in the same network."""
-        return self._virtual_network.transport(name)
-
     async def ready(self) -> Self:
         """Wait until it listens; `dial` and `open_stream` do so by themselves."""
         await self._is_ready.wait()
@@ -319,20 +316,30 @@ class _TcpListener(trio.abc.Listener[trio.abc.Stream]):
         await self._listener.aclose()
 
 
-class _Names(Transport):
+class Names(Transport):
     """What a peer of the network dials and listens with. name: its own."""
 
     schemes = ("mem",)
 
     def __init__(self, network: VirtualNetwork, name: str) -> None:
+        self.name: Final = name
         self._network = network
-        self._name = name
+
+    def of(self, name: str) -> Transport:
+        """The same of somebody else in the network."""
+        return self._network.transport(name)
 
     async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.abc.Stream:
-        return await self._network.connect(self._name, address, nursery)
+        return await self._network.connect(self.name, address, nursery)
 
     async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
         return await self._network.listen(address, nursery)
+
+
+def names_of(peer: Peer) -> Names | None:
+    """With what it dials and listens in its network; None for a peer that is in none."""
+    way = peer.transport(Address("anybody", scheme="mem"))
+    return way if isinstance(way, Names) else None
 
 
 class _Narrator(Observer):
