@@ -78,6 +78,10 @@ class Rejection:
             raise ValueError("READY is no reason to reject")
         if isinstance(self.reason, AlertCode):
             raise ValueError(f"{self.reason.name} is the code of an ALERT, not of a verdict")
+        if not isinstance(self.reason, VerdictCode | int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"a reason is a code, VerdictCode.POLICY say, or a number of your own, not {self.reason!r}"
+            )
         if isinstance(self.reason, int) and not FIRST_APPLICATION_VERDICT <= self.reason <= 0xFFFF:
             raise ValueError(f"an application's own reason is 0x8000 to 0xFFFF, got 0x{self.reason:04X}")
         Verdict(self.reason, self.retry_after, text=self.text).encode()

@@ -100,6 +100,12 @@ def test_no_other_reason_will_do(reason: VerdictCode | int) -> None:
         reject(reason)
 
 
+@pytest.mark.parametrize("reason", ["IDENTITY_UNKNOWN", None, b"no"])
+def test_what_is_no_code_at_all_is_told_where_to_find_one(reason: Any) -> None:
+    with pytest.raises(ValueError, match=rf"VerdictCode\.POLICY.*not {reason!r}"):
+        reject(reason)
+
+
 @pytest.mark.parametrize("retry_after", [-1, 1.5, True, 2**64, "soon"])
 def test_a_retry_that_no_verdict_can_carry_is_refused_where_it_is_made(retry_after: Any) -> None:
     with pytest.raises(ValueError, match=r"uint|64 bits"):
