@@ -23,11 +23,13 @@ import inspect
 import random
 import secrets
 import shlex
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from pathlib import Path
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import pytest
 
@@ -110,13 +112,15 @@ def _run(
     instruments: Sequence[trio.abc.Instrument] = (),
 ) -> object:
     """`trio.run`, on the virtual clock, with everything that is left to chance from the seed."""
+    __tracebackhide__ = True  # a failure shows the test's lines alone
+
     import trio
     from trio.testing import MockClock
 
     setting = item.stash[_setting]
     if clock is None:
         clock = MockClock(autojump_threshold=0 if setting.over == "memory" else _SETTLED)
-        test = partial(_within_a_day, test)
+        test = partial(_within_a_day, item, test)
     with _seeded(setting.seed):
         try:
             return trio.run(test, clock=clock, instruments=instruments)
@@ -131,16 +135,32 @@ def _run(
         del error
 
 
-async def _within_a_day(test: Callable[..., Awaitable[object]]) -> object:
+async def _within_a_day(item: pytest.Function, test: Callable[..., Awaitable[object]]) -> object:
     import trio
 
+    lines: list[str] = []
     with trio.CancelScope(deadline=trio.current_time() + _DAY) as day:
         try:
             return await test()
-        except BaseException:
+        except BaseException as error:
             if not day.cancel_called:
                 raise
-    raise AssertionError("the test is not done after a day of its virtual clock: what it waits for never comes")
+            lines = list(dict.fromkeys(_lines_in(item.path, error)))
+    where = f", at {', '.join(lines)}," if lines else ""
+    raise AssertionError(
+        f"the test is not done after a day of its virtual clock: what it waits for{where} never comes"
+    )
+
+
+def _lines_in(path: Path, error: BaseException) -> Iterator[str]:
+    """Of a file, the last line on the way to each place where something was cancelled, `test_app.py:12`."""
+    frames = walk_tb(error.__traceback__)
+    here = [f"{path.name}:{line}" for frame, line in frames if frame.f_code.co_filename == str(path)]
+    deeper: list[str] = []
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        deeper = [line for part in group.exceptions for line in _lines_in(path, part)]
+    yield from deeper or here[-1:]
 
 
 _OF_A_NURSERY: Final = "Exceptions from Trio nursery"
