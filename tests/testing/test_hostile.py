@@ -31,6 +31,11 @@ from trishake.testing import (
 EVERY_ONE = [*STRANGERS, *IMPOSTORS]
 
 
+@pytest.mark.parametrize("peer", EVERY_ONE)
+def test_as_a_parameter_each_has_its_name(peer: HostilePeer, request: pytest.FixtureRequest) -> None:
+    assert request.node.name == f"test_as_a_parameter_each_has_its_name[{peer.name}]"
+
+
 @pytest.mark.parametrize("peer", EVERY_ONE, ids=lambda peer: peer.name)
 def test_each_says_what_it_does_and_what_a_right_peer_answers(peer: HostilePeer) -> None:
     assert peer.__doc__ is not None

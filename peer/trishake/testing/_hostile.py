@@ -94,6 +94,7 @@ class HostilePeer:
     ) -> None:
         self.script: Final = script
         self.name: Final = getattr(script, "__name__", "hostile")
+        self.__name__ = self.name  # by which pytest calls it, as a parameter
         self.__doc__ = script.__doc__
         self.listener: Final = listener
         self.dialer: Final = dialer
