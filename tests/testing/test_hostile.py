@@ -85,9 +85,21 @@ async def test_a_peer_of_the_applications_own_in_a_network_is_attacked_there(net
         assert (await attack(oversized, app)).told == "MALFORMED"
         await assert_listener_withstands(app, impostor)
         await assert_dialer_withstands(app, impostor)
+        network.link("app", "impostor").refuse()
+        with pytest.raises(
+            AssertionError, match="app was to count impostor as BAD_SIGNATURE; app dialed impostor: "
+        ):
+            await assert_dialer_withstands(app, impostor)
         network.link("honest", "app").refuse()
         with pytest.raises(AssertionError, match="app is not there for others after silent: honest dialed app: "):
             await assert_listener_withstands(app, silent)
+
+
+async def test_a_dialer_keeps_the_connections_that_it_has_besides(network: VirtualNetwork) -> None:
+    ada = network.peer("ada")
+    connection = await ada.dial(network.peer("bob"))
+    await assert_dialer_withstands(ada, impostor)
+    assert ada.connections == (connection,)
 
 
 async def test_a_listener_need_not_welcome_strangers(network: VirtualNetwork) -> None:

@@ -431,6 +431,7 @@ async def assert_dialer_withstands(dialer: Peer, peer: HostilePeer, *, seed: int
 async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Served) -> Answer:
     """What the dialer has said to it. Raises AssertionError where that, or what it makes of it, is not right."""
     who = name_of(dialer)
+    before = dialer.connections
     try:
         connection = await dialer.dial(served.invite, trust=anyone)
     except DialError as error:
@@ -460,8 +461,8 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
         _assert_closed(who, peer, right, served.answers[0])
     if right.told == AlertCode.ABORTED.name and any(answer.named_itself for answer in served.answers):
         raise AssertionError(f"{who} has named itself to {peer.name}, and was to say {right.told} before that")
-    if dialer.connections:
-        raise AssertionError(f"{who} still has {dialer.connections}")
+    if left := [connection for connection in dialer.connections if connection not in before]:
+        raise AssertionError(f"{who} still has {left}")
     return served.answers[0] if served.answers else Answer()
 
 
