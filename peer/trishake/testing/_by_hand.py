@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -30,6 +30,12 @@ from trishake_protocol.patterns import CLASSICAL, SUITES
 from trishake_protocol.primitives import KeyPair
 from trishake_protocol.records import RecordReader, RecordWriter
 
+Signature: TypeAlias = bytes | Callable[[GreetingContext, bytes], bytes]
+"""64 bytes, or what makes them of (context, record)."""
+
+Payload: TypeAlias = bytes | Callable[[bytes, bytes], bytes]
+"""The plaintext of a greeting, or what makes it of (record, signature)."""
+
 _MOST: Final = 2**26
 """Bytes; whoever sends more before the end of the stream is not listened to any longer."""
 
@@ -41,8 +47,8 @@ class ByHand:
     methods read. What comes that is not what was to be read raises AssertionError.
 
     identity: who signs. suite: what is offered; by default the dialer's choice, or else the classical one.
-    static_key: instead of the identity's own. caps: by default streams, without which no
-    Peer goes on; `initiate` and `respond`, which have none, take it for one who has said nothing.
+    static_key: instead of the identity's own. ephemeral: instead of a fresh one. caps: by default streams, without
+    which no Peer goes on; `initiate` and `respond`, which have none, take it for one who has said nothing.
     """
 
     role: Role
@@ -59,6 +65,7 @@ class ByHand:
         suite: Suite | None = None,
         network: Network | None = None,
         static_key: KeyPair | None = None,
+        ephemeral: KeyPair | None = None,
         version_max: int = 1,
         caps: Sequence[str] = (MUX,),
     ) -> None:
@@ -68,7 +75,8 @@ class ByHand:
         self.suite = suite or CLASSICAL
         self.network = network or Network()
         self.static_key = static_key or identity.static_key
-        self.offers = (self.suite.id,)
+        self.ephemeral = ephemeral
+        self.offers: tuple[int, ...] = (self.suite.id,)
         self.version_max = version_max
         self.caps = tuple(caps)
         self.heard = b""
@@ -159,8 +167,8 @@ class ByHand:
         self,
         greeting: Greeting | bytes | None = None,
         *,
-        signature: bytes | None = None,
-        payload: bytes | None = None,
+        signature: Signature | None = None,
+        payload: Payload | None = None,
     ) -> bytes:
         """SYN-ACK. greeting: a record, instead of an honest one. signature, payload: instead of what would be
         right for it.
@@ -171,8 +179,8 @@ class ByHand:
         self,
         greeting: Greeting | bytes | None = None,
         *,
-        signature: bytes | None = None,
-        payload: bytes | None = None,
+        signature: Signature | None = None,
+        payload: Payload | None = None,
     ) -> bytes:
         """ACK, in the same way."""
         frame = self._greet(FrameType.ACK, greeting, signature, payload)
@@ -230,18 +238,19 @@ class ByHand:
         self,
         type_: FrameType,
         greeting: Greeting | bytes | None,
-        signature: bytes | None,
-        payload: bytes | None,
+        signature: Signature | None,
+        payload: Payload | None,
     ) -> bytes:
         said = self.honest() if greeting is None else greeting
         record = said.encode() if isinstance(said, Greeting) else said
 
         def compose(h: bytes) -> bytes:
-            if payload is not None:
+            if isinstance(payload, bytes):
                 return payload
             context = GreetingContext(self.role, h, self.static_key.public, self._responder)
-            signed = self.identity.sign_greeting(context, record) if signature is None else signature
-            return encode_greeting_payload(record, signed)
+            sign = self.identity.sign_greeting if signature is None else signature
+            signed = sign if isinstance(sign, bytes) else sign(context, record)
+            return (payload or encode_greeting_payload)(record, signed)
 
         return encode_frame(type_, self.noise.write_message(compose))
 
@@ -252,6 +261,7 @@ class ByHand:
             self.role,
             prologue=self.network.prologue(preface),
             s=self.static_key,
+            e=self.ephemeral,
             psks=self.network.psks[:1],
         )
 
