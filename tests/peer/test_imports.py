@@ -71,11 +71,17 @@ def test_a_module_imports_trio_the_core_and_the_standard_library_alone(module: s
     assert outside - set(sys.stdlib_module_names) <= allowed
 
 
-def test_the_testing_kit_imports_what_the_library_does_and_its_plugin_pytest() -> None:
+def test_the_testing_kit_imports_what_the_library_does() -> None:
     for path in (PEER / "testing").glob("*.py"):
         outside = {name.partition(".")[0] for level, name in imports_of(path) if level == 0}
-        allowed = {"pytest"} if path.stem == "_plugin" else set()
-        assert outside - set(sys.stdlib_module_names) <= {*THIRD_PARTIES, "trishake_protocol", *allowed}, path
+        assert outside - set(sys.stdlib_module_names) <= {*THIRD_PARTIES, "msgpack", "trishake_protocol"}, path
+
+
+def test_the_pytest_plugin_costs_those_nothing_who_do_not_use_it() -> None:
+    code = "import sys, pytest, pytest_trishake; print(sorted({'trio', 'trishake'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    )
 
 
 def test_what_only_some_addresses_need_is_not_loaded_before() -> None:

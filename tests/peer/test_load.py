@@ -15,6 +15,7 @@ from typing import Final
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from trishake import (
     AlertCode,
@@ -254,8 +255,9 @@ async def test_a_crowd_that_dials_at_once_is_connected_and_each_can_talk(
 @CROWDS
 @BOTH
 async def test_a_crowd_that_dials_at_once_has_an_outcome_each_within_the_default_limits(
-    where: str, count: int, many_files: None
+    where: str, count: int, many_files: None, socket_clock: MockClock
 ) -> None:
+    """On a clock that stands still meanwhile: on a slow machine nobody would come too fast."""
     before = open_sockets()
     async with echoing(where, Limits()) as (bob, at_bob), crowd_of(count) as crowd:
         outcomes = await all_dial(at_bob.invite, crowd)

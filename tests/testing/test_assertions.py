@@ -13,6 +13,7 @@ from trishake import (
     Cause,
     Decision,
     Introduction,
+    Limits,
     NoResponse,
     Peer,
     Phase,
@@ -87,7 +88,7 @@ async def test_a_dialer_refuses_whom_it_does_not_trust(network: VirtualNetwork) 
     assert isinstance(refused, Refused)
     await assert_refuses(network.peer("eve"), bob, "IDENTITY_UNKNOWN", trust=NOBODY)
     wrong = Address("bob", peer=identity_of("fred").id, scheme="mem")
-    assert isinstance(await assert_refuses(network.peer("carl"), wrong, "WRONG_IDENTITY"), WrongIdentity)
+    assert isinstance(await assert_refuses(network.peer("carl"), wrong, "IDENTITY_UNKNOWN"), WrongIdentity)
 
 
 @both
@@ -208,7 +209,8 @@ MESSAGES: Final[dict[Case, str]] = {
     accepts_a_stranger: "bob was to accept ada; ada dialed bob: rejected, IDENTITY_UNKNOWN, at step 7, verdict",
     accepts_in_a_changed_greeting: "bob was to accept ada; "
     "ada dialed bob: not greeted, HANDSHAKE_FAILED, at step 4, identity verified",
-    accepts_in_a_changed_ack: "bob was to accept ada; ada dialed bob: rejected, HANDSHAKE_FAILED, at step 7, verdict",
+    accepts_in_a_changed_ack: "bob was to accept ada; "
+    "ada dialed bob: rejected, HANDSHAKE_FAILED, at step 7, verdict",
     accepts_behind_a_stall: "bob was to accept ada; "
     "ada dialed bob: no response, syn-ack/timeout, at the step 'SYN-ACK received'",
     accepts_whom_nobody_trusts: "bob was to accept ada; "
@@ -252,8 +254,16 @@ async def test_the_first_line_says_what_was_expected_and_who_where_and_why_it_is
         assert "Dialing " in rest[1] or "it was accepted" in first  # the explanation
 
 
-async def test_a_listener_that_has_no_connection_by_then_has_not_accepted(network: VirtualNetwork) -> None:
+@pytest.mark.parametrize(("phase", "cause"), [("syn-ack", "closed"), ("verdict", "timeout"), (None, "reset")])
+async def test_another_phase_or_cause_is_another_silence(network: VirtualNetwork, phase: Any, cause: Any) -> None:
     ada, bob = network.peer("ada"), network.peer("bob")
+    network.link(bob, ada).stall()
+    with pytest.raises(AssertionError, match="syn-ack/timeout"):
+        await assert_no_response(bob, ada, phase=phase, cause=cause)
+
+
+async def test_a_listener_that_has_no_connection_by_then_has_not_accepted(network: VirtualNetwork) -> None:
+    ada, bob = network.peer("ada"), network.peer("bob", limits=Limits(close=0.1))
     network.link(bob, ada).delay(1)
 
     async def hang_up() -> None:

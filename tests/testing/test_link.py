@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import socket as stdlib_socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 
+from trishake._memory import MemoryStream
 from trishake.testing import Link, VirtualNetwork
 
 from .conftest import Wire, both
@@ -47,7 +50,7 @@ MILD: dict[str, Callable[[Link], Link]] = {
     "a delay that varies": lambda link: link.delay(0.01, spread=0.3),
     "bandwidth": lambda link: link.bandwidth(2_000_000),
     "large pieces": lambda link: link.split(5000),
-    "all of them": lambda link: link.delay(0.01, spread=0.01).bandwidth(10**6).split(60_000),
+    "all of them": lambda link: link.delay(0.01, spread=0.01).bandwidth(10**7).split(100_000),
 }
 
 
@@ -313,6 +316,70 @@ async def test_a_connection_ends_also_where_nobody_reads(network: VirtualNetwork
     assert not link.lines
 
 
+def break_off(stream: object) -> None:
+    """As a process does that crashes."""
+    if isinstance(stream, trio.SocketStream):
+        stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.socket.close()
+    else:
+        assert isinstance(stream, MemoryStream)
+        stream.reset()
+
+
+@both
+async def test_whoever_breaks_off_is_noticed_behind_what_it_has_sent(network: VirtualNetwork, wire: Wire) -> None:
+    network.link("ada", "bob").delay(2)
+    here, there = await wire()
+    began = trio.current_time()
+    await here.send_all(b"the last")
+    await trio.sleep(0.5)
+    break_off(here)
+    assert await read_all(there) == (b"the last", "broken")
+    assert trio.current_time() - began == pytest.approx(2.5, abs=1e-5)
+    assert not network.link("ada", "bob").lines
+
+
+@both
+async def test_whoever_breaks_off_behind_a_half_open_link_is_not_noticed(
+    network: VirtualNetwork, wire: Wire
+) -> None:
+    network.link("ada", "bob").half_open()
+    here, there = await wire()
+    break_off(here)
+    with trio.move_on_after(1000) as waited:
+        await read_all(there)
+    assert waited.cancelled_caught
+
+
+@both
+async def test_a_reader_who_takes_his_time_has_all_that_came_before_a_reset(
+    network: VirtualNetwork, wire: Wire
+) -> None:
+    network.link("ada", "bob").reset(100_000)
+    here, there = await wire()
+    received = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_what_goes, here)
+        try:
+            while data := await there.receive_some(10_000):
+                received += len(data)
+                for _ in range(5):
+                    await trio.lowlevel.checkpoint()
+        except trio.BrokenResourceError:
+            assert received == 100_000
+
+
+@both
+async def test_what_nobody_has_taken_does_not_turn_a_cut_into_a_reset(network: VirtualNetwork, wire: Wire) -> None:
+    link = network.link("ada", "bob").stall()
+    here, there = await wire()
+    await here.send_all(bytes(5000))
+    await trio.sleep(1)
+    link.cut()
+    assert await read_all(here) == (b"", "end")
+    assert await read_all(there) == (b"", "end")
+
+
 @both
 @pytest.mark.parametrize("fault", ["cut", "reset"])
 async def test_a_direction_that_has_ended_can_still_break(network: VirtualNetwork, wire: Wire, fault: str) -> None:
@@ -373,7 +440,7 @@ async def test_what_is_lost_is_lost_and_nobody_is_told(network: VirtualNetwork, 
     await trio.sleep(1)
     link.heal()
     with trio.move_on_after(1000) as waited:
-        await read_all(there)
+        await there.receive_some()
     assert waited.cancelled_caught
     await there.send_all(b"still there?")  # nobody is, and nobody says so
 

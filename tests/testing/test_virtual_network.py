@@ -500,6 +500,17 @@ async def test_a_line_has_its_chances_from_the_seed_whatever_others_do(network: 
     assert 0 < taken[0] < 12
 
 
+async def test_each_connection_has_chances_of_its_own(network: VirtualNetwork) -> None:
+    network.reorder(3)
+    ada, bob = network.peer("ada", **QUICK), network.peer("bob", **QUICK)
+    taken: list[float] = []
+    for _ in range(2):
+        connection = await ada.dial(bob)
+        taken.append(connection.timeline.seconds)
+        await connection.aclose()
+    assert taken[0] != pytest.approx(taken[1])
+
+
 def test_two_networks_in_one_test_have_nothing_in_common() -> None:
     async def main() -> None:
         async with VirtualNetwork() as one, VirtualNetwork() as another:
@@ -609,14 +620,14 @@ def test_a_network_leaves_no_task_no_line_and_no_file_behind(
 @pytest.mark.parametrize("over", ["memory", "tcp"])
 @pytest.mark.parametrize("error", [Boom, KeyboardInterrupt])
 def test_the_error_of_the_body_comes_out_as_it_is(over: Any, error: type[BaseException]) -> None:
-    async def main() -> None:
-        with pytest.raises(error) as raised:
-            async with VirtualNetwork(over=over) as network:
-                await connect_all(network)
-                raise error
-        assert type(raised.value) is error
+    async def fail() -> None:
+        async with VirtualNetwork(over=over) as network:
+            await connect_all(network)
+            raise error
 
-    trio.run(main, clock=MockClock(autojump_threshold=0.01 if over == "tcp" else 0))
+    with pytest.raises(error) as raised:
+        trio.run(fail, clock=MockClock(autojump_threshold=0.01 if over == "tcp" else 0))
+    assert type(raised.value) is error
 
 
 async def test_a_cancelled_body_leaves_its_scope_as_ever(autojump_clock: MockClock) -> None:
@@ -633,18 +644,29 @@ class NoRoom(Memory):
         raise OSError(28, "no room here")
 
 
-async def test_a_peer_that_cannot_listen_ends_the_network_with_that_error(autojump_clock: MockClock) -> None:
-    with pytest.raises(OSError, match="no room here"):
+async def wait(_: VirtualNetwork) -> None:
+    await trio.sleep_forever()
+
+
+async def leave(_: VirtualNetwork) -> None:
+    pass
+
+
+async def fail(_: VirtualNetwork) -> None:
+    raise Boom
+
+
+@pytest.mark.parametrize(("body", "error"), [(wait, OSError), (leave, OSError), (fail, Boom)])
+async def test_a_peer_that_cannot_listen_ends_the_network_with_that_error(
+    autojump_clock: MockClock, body: Callable[[VirtualNetwork], Any], error: type[Exception]
+) -> None:
+    async def run() -> None:
         async with VirtualNetwork() as network:
             network.peer("bob", transports=[NoRoom()])
-            await trio.sleep_forever()
-    with pytest.raises(OSError, match="no room here"):
-        async with VirtualNetwork() as network:
-            network.peer("bob", transports=[NoRoom()])
-    with pytest.raises(Boom):
-        async with VirtualNetwork() as network:
-            network.peer("bob", transports=[NoRoom()])
-            raise Boom
+            await body(network)
+
+    with pytest.raises(error, match="no room here" if error is OSError else None):
+        await run()
 
 
 @both
@@ -695,6 +717,34 @@ async def test_a_dial_that_is_cancelled_at_any_checkpoint_leaves_nothing(network
             break
     else:
         pytest.fail("the dial took more than 100 turns")
+
+
+async def dial_for(network: VirtualNetwork, turns: int) -> None:
+    """A dial that is cancelled after so many turns of Trio's loop."""
+    scope = trio.CancelScope()
+
+    async def dial() -> None:
+        with scope:
+            await network.peers["ada"].dial("mem://bob")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+
+@pytest.mark.parametrize("network", ["tcp"], indirect=True)
+async def test_a_dial_that_is_cancelled_as_it_connects_leaves_no_socket(network: VirtualNetwork) -> None:
+    await network.peer("ada", **QUICK).ready()
+    await network.peer("bob", **QUICK).ready()
+    before = open_files()
+    for turns in range(14):
+        await dial_for(network, turns)
+        await trio.sleep(30)
+        gc.collect()
+        if not network.peers["ada"].connections:
+            assert open_files() == before
 
 
 def test_in_memory_there_is_no_socket_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

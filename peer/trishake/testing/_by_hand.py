@@ -273,12 +273,12 @@ class ByHand:
         self.writer, self.reader = RecordWriter(ours), RecordReader(theirs)
 
 
-def mux(type_: MuxType, flags: MuxFlag, stream: int, body: bytes = b"", *, length: int | None = None) -> bytes:
+def mux(type_: MuxType, flags: int, stream: int, body: bytes = b"", *, length: int | None = None) -> bytes:
     """A frame of a stream, for a DATA record. length: what it claims, if not that of its body."""
     return MuxFrame(type_, flags, stream, len(body) if length is None else length).encode() + body
 
 
-def opening(stream: int, protocol: str, flags: MuxFlag = MuxFlag.SYN) -> bytes:
+def opening(stream: int, protocol: str, flags: int = MuxFlag.SYN) -> bytes:
     """The frame that opens a stream, for a DATA record."""
     return mux(MuxType.DATA, flags, stream, StreamOpen(protocol).encode())
 

@@ -67,14 +67,15 @@ class Right:
     counted: how its greeting ends at the right peer, as `DialError.counted_as` and `Statistics` have it, or
     `accepted`; several where the transport decides. told: the name of the code that the hostile one is told; None
     where it is told nothing. ended: where it was accepted, how the connection ends at the right peer, as
-    `Statistics.ended` has it. closed: the code of the CLOSE that it then says. says: what the dialer's error says.
+    `Statistics.ended` has it. closed: the code of the CLOSE that it is told then; None where it does not listen.
+    says: what the dialer's error says.
     """
 
     counted: str | tuple[str, ...]
     told: str | None = None
     ended: str | None = None
-    says: str = ""
     closed: str | None = None
+    says: str = ""
 
     @property
     def counts(self) -> tuple[str, ...]:
@@ -117,13 +118,15 @@ def hostile(
 class Answer:
     """What the right peer has said. told: of the greeting, by its name: a refusal, or READY. closed: the code of
     its CLOSE, by its name. ended: whether its stream has ended, cleanly or not. named_itself: whether a dialer has
-    sent ACK, the first thing that names it. obstacle: why the script has not come to its end.
+    sent ACK, the first thing that names it. over: whether nothing more is heard. obstacle: why the script has not
+    come to its end.
     """
 
     told: str | None = None
     closed: str | None = None
     ended: bool = False
     named_itself: bool = False
+    over: bool = False
     obstacle: str | None = None
 
 
@@ -203,14 +206,18 @@ class Scene:
             self.answer.obstacle = f"nobody has hung up within {_PATIENCE:g} s"
         except (AssertionError, ProtocolError, HandshakeError) as error:
             self.answer.obstacle = str(error)
-        self.answer.ended = self.stream.ended
-        frames = list(_frames_in(self.stream.heard, preface=self.role is Role.RESPONDER))
-        self.answer.named_itself = self.role is Role.RESPONDER and any(
-            type_ == FrameType.ACK for type_, _ in frames
-        )
-        if self.answer.told is None:
-            self.answer.told = next((_code_of(body) for type_, body in frames if type_ == FrameType.ALERT), None)
-        await abandon(self.stream)
+        finally:
+            self.answer.ended = self.stream.ended
+            frames = list(_frames_in(self.stream.heard, preface=self.role is Role.RESPONDER))
+            self.answer.named_itself = self.role is Role.RESPONDER and any(
+                type_ == FrameType.ACK for type_, _ in frames
+            )
+            if self.answer.told is None:
+                self.answer.told = next(
+                    (_code_of(body) for type_, body in frames if type_ == FrameType.ALERT), None
+                )
+            self.answer.over = True
+            await abandon(self.stream)
 
 
 class Overheard(trio.abc.HalfCloseableStream):
@@ -442,7 +449,7 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
         if ended != right.ended:
             expected = f"the connection of {who} with {peer.name} was to end with {right.ended}"
             raise AssertionError(f"{expected}, and it has ended with {ended}: {closed}")
-    await wait_until(lambda: all(answer.ended for answer in served.answers))
+    await wait_until(lambda: all(answer.over or answer.ended for answer in served.answers))
     told = served.answers[0].told if served.answers else None
     if told != right.told:
         raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from trishake_protocol import Role
-from trishake_protocol.limits import FRAME_HEADER, PING_LENGTH, STREAM_WINDOW, TAG_LENGTH
+from trishake_protocol.limits import FRAME_HEADER, STREAM_WINDOW, TAG_LENGTH
 from trishake_protocol.messages import Close, FrameType, MuxFlag, MuxType, RecordType, encode_frame
 
 from ._by_hand import ByHand, mux, opening
@@ -28,7 +28,7 @@ _CROWD: Final = 300
 """Connections: more than there are slots for greetings."""
 
 _FICKLE: Final = 1000
-"""Streams."""
+"""Streams, which fit into one record."""
 
 _NOBODY_ANSWERS: Final = "hostile/1"
 """A protocol that no right peer has a handler for."""
@@ -220,6 +220,7 @@ def foreign(protocol: str) -> HostilePeer:
 
 
 # --- once they are in -----------------------------------------------------------------------------------
+# To each of these a right listener has said READY.
 
 
 def _breach(code: str) -> Callable[[Script], HostilePeer]:
@@ -249,7 +250,7 @@ def _first_stream(scene: Scene) -> int:
 async def vanishing(scene: Scene) -> None:
     """Is accepted, and ends its stream without CLOSE.
 
-    A right peer takes that for a cut, never for an end: `ConnectionClosed` without a code, cut in its statistics.
+    A right peer takes that for a cut, never for an end: `ConnectionClosed` without a code.
     """
     await _come_in(scene)
     await scene.stream.send_eof()
@@ -266,53 +267,6 @@ async def never_reading(scene: Scene) -> None:
     hand = await _come_in(scene)
     await hand.say(hand.record(RecordType.DATA, opening(_first_stream(scene), _NOBODY_ANSWERS)))
     await trio.sleep_forever()
-
-
-@_breach("PROTOCOL")
-async def repeating(scene: Scene) -> None:
-    """Is accepted, and sends one record twice, byte for byte.
-
-    Its nonce has been used, so a right peer cannot open it again: it ends the connection with PROTOCOL.
-    """
-    hand = await _come_in(scene)
-    record = hand.record(RecordType.PING, b"\x00" + bytes(PING_LENGTH))
-    await hand.say(record, record)
-    await scene.hear_close(hand)
-
-
-@_breach("PROTOCOL")
-async def reordering(scene: Scene) -> None:
-    """Is accepted, and sends two records in the wrong order.
-
-    A right peer opens neither: it ends the connection with PROTOCOL.
-    """
-    hand = await _come_in(scene)
-    first, second = (hand.record(RecordType.PING, bytes((0, *[i] * PING_LENGTH))) for i in range(2))
-    await hand.say(second, first)
-    await scene.hear_close(hand)
-
-
-@_breach("PROTOCOL")
-async def relabelling(scene: Scene) -> None:
-    """Is accepted, and sends a record as a frame of another type.
-
-    Nothing but records come once a connection is open: a right peer ends it with PROTOCOL.
-    """
-    hand = await _come_in(scene)
-    record = hand.record(RecordType.PING, b"\x00" + bytes(PING_LENGTH))
-    await hand.say(bytes((FrameType.ALERT,)), record[1:])
-    await scene.hear_close(hand)
-
-
-@_breach("PROTOCOL")
-async def deciding_twice(scene: Scene) -> None:
-    """Is accepted, and sends a verdict once more.
-
-    There is one verdict to a greeting, and it is the responder's: a right peer ends the connection with PROTOCOL.
-    """
-    hand = await _come_in(scene)
-    await hand.say(hand.ready())
-    await scene.hear_close(hand)
 
 
 @_breach("NORMAL")
@@ -383,9 +337,10 @@ async def fickle(scene: Scene) -> None:
     """
     hand = await _come_in(scene)
     first = _first_stream(scene)
-    flags = MuxFlag(MuxFlag.SYN | MuxFlag.RST)
-    for stream in range(first, first + 2 * _FICKLE, 2):
-        await hand.say(hand.record(RecordType.DATA, opening(stream, _NOBODY_ANSWERS, flags)))
+    flags = MuxFlag.SYN | MuxFlag.RST
+    streams = range(first, first + 2 * _FICKLE, 2)
+    openings = b"".join(opening(stream, _NOBODY_ANSWERS, flags) for stream in streams)
+    await hand.say(hand.record(RecordType.DATA, openings))
     await scene.hear_close(hand)
 
 
@@ -419,10 +374,6 @@ STRANGERS: Final = (
     hasty,
     vanishing,
     never_reading,
-    repeating,
-    reordering,
-    relabelling,
-    deciding_twice,
     speaking_behind_the_end,
     speaking_on_no_stream,
     opening_others_streams,

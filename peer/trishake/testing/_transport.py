@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn
 
 import trio
 
@@ -14,9 +14,7 @@ from .._addresses import Address
 from .._errors import NoResponse
 from .._limits import Limits
 from .._transport import Transport, open_stream
-
-_SOON: Final = 10.0
-"""Seconds for anything that has to happen."""
+from ._promises import SOON, check, in_a_sentence, within_time
 
 _QUIET: Final = 0.2
 """Seconds in which something that must not happen would have happened."""
@@ -44,11 +42,11 @@ async def check_transport(transport: Transport, address: Address | str) -> None:
     address: where it can listen: `tcp://127.0.0.1:0`, say. Takes some seconds; nobody else may listen there.
     """
     where = Address.parse(address) if isinstance(address, str) else address
-    _check(where.scheme in transport.schemes, f"{where.scheme}:// is not among its schemes, {transport.schemes}")
-    for check in _CHECKS:
-        with _in_a_sentence(check.__doc__ or ""):
+    check(where.scheme in transport.schemes, f"{where.scheme}:// is not among its schemes, {transport.schemes}")
+    for promise in _CHECKS:
+        with in_a_sentence(promise.__doc__ or ""):
             async with _bench(transport, where) as bench:
-                await check(bench)
+                await promise(bench)
 
 
 class _Bench:
@@ -74,7 +72,7 @@ class _Bench:
                 await trio.aclose_forcefully(resource)
 
     async def wait_for_no_task(self, when: str) -> None:
-        with _within_time(f"its tasks to end, {when}"):
+        with within_time(f"its tasks to end, {when}"):
             while len(self.nursery.child_tasks) > self.tasks:
                 await trio.sleep(0.001)
 
@@ -93,12 +91,12 @@ class _Bench:
             await stream.send_all(b"!")
             dialed.append(stream)
 
-        with _within_time("a dial to be accepted"):
+        with within_time("a dial to be accepted"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(dial)
                 accepted = await self.accept()
                 first = await accepted.receive_some(1)
-        _check(first == b"!", f"the dialer sent b'!', and {first!r} arrived")
+        check(first == b"!", f"the dialer sent b'!', and {first!r} arrived")
         self.streams += (dialed[0], accepted)
         return dialed[0], accepted
 
@@ -106,9 +104,9 @@ class _Bench:
 @asynccontextmanager
 async def _bench(transport: Transport, address: Address) -> AsyncGenerator[_Bench]:
     async with trio.open_nursery() as nursery:
-        with _within_time("listen to return"):
+        with within_time("listen to return"):
             bounds = await transport.listen(address, nursery)
-        _check(len(bounds) > 0, "listen returned no listener")
+        check(len(bounds) > 0, "listen returned no listener")
         bench = _Bench(transport, bounds[0].address, [bound.listener for bound in bounds], nursery)
         try:
             yield bench
@@ -122,29 +120,29 @@ async def _bench(transport: Transport, address: Address) -> AsyncGenerator[_Benc
 
 async def _check_alone(bench: _Bench) -> None:
     """A listener says where it is bound, and is alone there"""
-    _check(bench.address.scheme in bench.transport.schemes, f"bound at {bench.address}: not a scheme of its own")
-    _check(bench.address.peer is None, f"bound at {bench.address}, which names a peer")
+    check(bench.address.scheme in bench.transport.schemes, f"bound at {bench.address}: not a scheme of its own")
+    check(bench.address.peer is None, f"bound at {bench.address}, which names a peer")
     try:
         others = await bench.transport.listen(bench.address, bench.nursery)
     except OSError:
         others = ()
     for bound in others:
         await trio.aclose_forcefully(bound.listener)
-    _check(not others, f"two listeners share {bench.address}; the second one must get an OSError")
+    check(not others, f"two listeners share {bench.address}; the second one must get an OSError")
     await bench.pair()
 
 
 async def _check_closed_listener(bench: _Bench) -> None:
     """A closed listener wakes who waits in it, takes no dial, and leaves its place to the next"""
     await bench.pair()
-    with _within_time("accept to be woken by the close of its listener"):
+    with within_time("accept to be woken by the close of its listener"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_expect_closed, bench.accept, "accept while the listener was closed")
             await _settle()
             for listener in bench.listeners:
                 await listener.aclose()
     await _expect_closed(bench.accept, "accept after aclose")
-    with _within_time("a dial to a closed listener to fail"):
+    with within_time("a dial to a closed listener to fail"):
         try:
             await trio.aclose_forcefully(await bench.dial())
         except NoResponse:
@@ -159,7 +157,7 @@ async def _check_both_directions(bench: _Bench) -> None:
     """Both directions carry what is sent, at the same time"""
     here, there = await bench.pair()
     there_says, here_says = os.urandom(_MEGABYTE), os.urandom(_MEGABYTE)
-    with _within_time("1 MiB in each direction at the same time"):
+    with within_time("1 MiB in each direction at the same time"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(here.send_all, here_says)
             nursery.start_soon(there.send_all, there_says)
@@ -172,14 +170,14 @@ async def _check_writes_of_any_size(bench: _Bench) -> None:
     here, there = await bench.pair()
     odd = os.urandom(_MEGABYTE + 1)
     pieces: list[bytes | bytearray | memoryview] = [b"a", b"", bytearray(b"bc"), memoryview(b"def"), odd, b"z"]
-    with _within_time("tiny and big writes"):
+    with within_time("tiny and big writes"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_expect, there, b"".join(pieces), "tiny and big writes")
             for piece in pieces:
                 await here.send_all(piece)
         await here.send_all(b"abc")
         got = await there.receive_some(1)
-        _check(got == b"a", f"receive_some(1) gave {got!r} of b'abc'")
+        check(got == b"a", f"receive_some(1) gave {got!r} of b'abc'")
         await _expect(there, b"bc", "the rest after receive_some(1)")
 
 
@@ -187,7 +185,7 @@ async def _check_end_of_stream(bench: _Bench) -> None:
     """aclose loses nothing that was sent, and the other side reads the end behind it"""
     for closing, reading in ((0, 1), (1, 0)):
         ends = await bench.pair()
-        with _within_time("the end of the stream after aclose"):
+        with within_time("the end of the stream after aclose"):
             await ends[closing].send_all(b"last words")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ends[closing].aclose)
@@ -200,10 +198,8 @@ async def _check_half_close(bench: _Bench) -> None:
     here, there = await bench.pair()
     if not isinstance(here, trio.abc.HalfCloseableStream):
         return
-    _check(
-        isinstance(there, trio.abc.HalfCloseableStream), "the dialer's end half-closes, the listener's does not"
-    )
-    with _within_time("an answer over a half-closed stream"):
+    check(isinstance(there, trio.abc.HalfCloseableStream), "the dialer's end half-closes, the listener's does not")
+    with within_time("an answer over a half-closed stream"):
         await here.send_all(b"question")
         await here.send_eof()
         await _expect(there, b"question", "what was sent before send_eof")
@@ -235,9 +231,9 @@ async def _check_back_pressure(bench: _Bench) -> None:
         while before < sent:
             before = sent
             await trio.sleep(_QUIET)
-        _check(sent < _UNBOUNDED, f"{sent} bytes were taken from the writer, and nobody read one of them")
+        check(sent < _UNBOUNDED, f"{sent} bytes were taken from the writer, and nobody read one of them")
         await trio.aclose_forcefully(there)
-        with _within_time("a writer who waits to learn that the reader has left"):
+        with within_time("a writer who waits to learn that the reader has left"):
             await ended.wait()
 
 
@@ -260,7 +256,7 @@ async def _check_several_at_once(bench: _Bench) -> None:
         finally:
             await stream.aclose()
 
-    with _within_time(f"{_AT_ONCE} connections at once"):
+    with within_time(f"{_AT_ONCE} connections at once"):
         async with trio.open_nursery() as nursery:
             for number in range(_AT_ONCE):
                 nursery.start_soon(ask, number)
@@ -273,14 +269,14 @@ async def _check_silent_dialer(bench: _Bench) -> None:
     silent = trio.Event()
 
     async def dial_and_say_nothing() -> None:
-        with trio.move_on_after(_SOON):
+        with trio.move_on_after(SOON):
             stream = await bench.dial()
             bench.streams.append(stream)
         silent.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dial_and_say_nothing)
-        with _within_time("accept, where a dialer is there and says nothing"):
+        with within_time("accept, where a dialer is there and says nothing"):
             bench.streams.append(await bench.accept())
         nursery.cancel_scope.cancel()
     await bench.pair()
@@ -290,7 +286,7 @@ async def _check_close_wakes_its_own_side(bench: _Bench) -> None:
     """A closed stream wakes who waits in it, and takes no further call"""
     for index in (0, 1):
         end = (await bench.pair())[index]
-        with _within_time("a reader to be woken by the close of his own stream"):
+        with within_time("a reader to be woken by the close of his own stream"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_expect_closed, end.receive_some, "receive_some while the stream was closed")
                 await _settle()
@@ -298,7 +294,7 @@ async def _check_close_wakes_its_own_side(bench: _Bench) -> None:
         await _expect_closed(end.receive_some, "receive_some after aclose")
         await _expect_closed(partial(end.send_all, b"x"), "send_all after aclose")
         await _expect_closed(end.wait_send_all_might_not_block, "wait_send_all_might_not_block after aclose")
-        with _within_time("a second aclose"):
+        with within_time("a second aclose"):
             await end.aclose()
 
 
@@ -306,15 +302,15 @@ async def _check_forceful_close(bench: _Bench) -> None:
     """A forceful close is immediate, and the other side learns of it"""
     for index in (0, 1):
         ends = await bench.pair()
-        with _within_time("a forceful close", seconds=1):
+        with within_time("a forceful close", seconds=1):
             await trio.aclose_forcefully(ends[index])
-        with _within_time("the other side to be woken by a forceful close"):
+        with within_time("the other side to be woken by a forceful close"):
             try:
                 data = await ends[1 - index].receive_some()
             except trio.BrokenResourceError:
                 data = b""
-        _check(data == b"", f"nothing was sent before a forceful close, and {data!r} arrived")
-        with _within_time("a writer to learn that the other side has left"):
+        check(data == b"", f"nothing was sent before a forceful close, and {data!r} arrived")
+        with within_time("a writer to learn that the other side has left"):
             try:
                 while True:
                     await ends[1 - index].send_all(bytes(64 * 1024))
@@ -333,7 +329,7 @@ async def _check_cancelled_receive(bench: _Bench) -> None:
             await here.send_all(expected[start : start + 1021])
             await trio.lowlevel.checkpoint()
 
-    with _within_time("all to arrive at a reader who is cancelled again and again"):
+    with within_time("all to arrive at a reader who is cancelled again and again"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trickle)
             for step in range(_CANCELS):
@@ -342,7 +338,7 @@ async def _check_cancelled_receive(bench: _Bench) -> None:
                     received += await there.receive_some(1000)
             while len(received) < len(expected):
                 received += await there.receive_some()
-    _check(bytes(received) == expected, "a cancelled receive_some has lost or changed bytes")
+    check(bytes(received) == expected, "a cancelled receive_some has lost or changed bytes")
 
 
 async def _check_cancelled_accept(bench: _Bench) -> None:
@@ -398,56 +394,21 @@ _CHECKS: Final[tuple[_Check, ...]] = (
 )
 
 
-# --- as sentences ---------------------------------------------------------------------------------------
-
-
-def _check(kept: bool, sentence: str) -> None:
-    if not kept:
-        raise AssertionError(sentence)
-
-
-@contextmanager
-def _in_a_sentence(promise: str) -> Generator[None]:
-    """What breaks a promise comes out as one AssertionError, and not as a group of what came of it."""
-    try:
-        yield
-    except (ExceptionGroup, trio.BrokenResourceError, trio.ClosedResourceError, OSError, NoResponse) as error:
-        first, *_ = sorted(_leaves(error), key=lambda leaf: not isinstance(leaf, AssertionError))
-        what = first if isinstance(first, AssertionError) else repr(first)
-        raise AssertionError(f"{promise}: {what}") from error
-    except AssertionError as error:
-        raise AssertionError(f"{promise}: {error}") from error
-
-
-def _leaves(error: Exception) -> Generator[Exception]:
-    if isinstance(error, ExceptionGroup):
-        for part in cast("ExceptionGroup[Exception]", error).exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
-
-
-@contextmanager
-def _within_time(what: str, seconds: float = _SOON) -> Generator[None]:
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise AssertionError(f"waited {seconds:g} s in vain for {what}") from None
+# --- what is expected ------------------------------------------------------------------------------------
 
 
 async def _expect(stream: trio.abc.ReceiveStream, expected: bytes, what: str) -> None:
     received = bytearray()
     while len(received) < len(expected):
         data = await stream.receive_some(len(expected) - len(received))
-        _check(len(data) > 0, f"{what}: the stream ended after {len(received)} of {len(expected)} bytes")
+        check(len(data) > 0, f"{what}: the stream ended after {len(received)} of {len(expected)} bytes")
         received += data
-    _check(bytes(received) == expected, f"{what}: {len(expected)} bytes arrived, and not the same")
+    check(bytes(received) == expected, f"{what}: {len(expected)} bytes arrived, and not the same")
 
 
 async def _expect_end(stream: trio.abc.ReceiveStream) -> None:
     data = await stream.receive_some()
-    _check(data == b"", f"expected the end of the stream, got {len(data)} bytes")
+    check(data == b"", f"expected the end of the stream, got {len(data)} bytes")
 
 
 async def _expect_closed(call: Callable[[], Awaitable[object]], what: str) -> None:

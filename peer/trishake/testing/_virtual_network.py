@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import trio
-from trio.testing import open_stream_to_socket_listener
 
 from trishake_protocol import PeerId, Role, TrishakeError
 
@@ -294,13 +293,15 @@ def _address(target: NetworkPeer | Address | str) -> Address | str:
 async def _tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     """Two ends on loopback: the dialer's, and the line's next to it. Cancelled, it leaves nothing open."""
     (listener,) = await trio.open_tcp_listeners(0, host=_LOOPBACK)
-    async with listener:
-        here = await open_stream_to_socket_listener(listener)
-        try:
-            return here, await listener.accept()
-        except BaseException:
-            await abandon(here)
-            raise
+    socket = trio.socket.socket(listener.socket.family, listener.socket.type)
+    try:
+        await socket.connect(listener.socket.getsockname())
+        return trio.SocketStream(socket), await listener.accept()
+    except BaseException:
+        socket.close()
+        raise
+    finally:
+        listener.socket.close()  # not `aclose`: cancelled in that, both ends would be nobody's
 
 
 class _TcpListener(trio.abc.Listener[trio.abc.Stream]):

@@ -2,12 +2,19 @@
 
 It is found by itself once the package is installed. An async test that asks for `network`, or for a fixture that
 needs it, is run by Trio without a marker, on a clock that jumps to the next deadline when nobody has anything to
-do; a clock that the test asks for itself, a fixture with a `trio.abc.Clock`, is taken instead. That needs
-pytest-trio: `pip install trishake[testing]`.
+do. A test that is not done after a day of that clock fails: what it waits for never comes. A clock that it asks
+for itself, a fixture with a `trio.abc.Clock`, is taken instead, and has no such end. pytest-trio is needed:
+`pip install trishake[testing]`.
+
+A package of its own, which loads neither Trio nor Trishake before a test asks for them: pytest loads it in every
+run, wherever Trishake is installed.
 
 `--trishake-seed`, or the ini setting `trishake_seed`: another seed, or `random`. `--trishake-over tcp`: the
 networks of this run over real sockets on loopback; those of one test, by its parameter:
 `@pytest.mark.parametrize("network", ["memory", "tcp"], indirect=True)`.
+
+Hypothesis runs one test many times, on the clock that the test asks for, and each time needs a network of its own:
+`async with VirtualNetwork() as network`, in a test that asks for `autojump_clock`.
 """
 
 from __future__ import annotations
@@ -20,15 +27,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequ
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
-import trio
-from trio.testing import MockClock
 
-from .._keys import Identity
-from ._hostile import HostilePeers
-from ._virtual_network import NetworkPeer, Over, VirtualNetwork, identity_of
+if TYPE_CHECKING:
+    import trio
+
+    from trishake import Identity
+    from trishake.testing import HostilePeers, NetworkPeer, VirtualNetwork
 
 _SEED: Final = "trishake_seed"
 _SETTLED: Final = 0.01
@@ -40,11 +47,16 @@ class _Setting(NamedTuple):
     """Of one test."""
 
     seed: int
-    over: Over
+    over: Any
 
+
+_DAY: Final = 24 * 60 * 60
+"""Seconds."""
+
+_OVER: Final = ("memory", "tcp")
 
 _setting: Final = pytest.StashKey[_Setting]()
-_network: Final = pytest.StashKey[VirtualNetwork]()
+_network: Final[pytest.StashKey[VirtualNetwork]] = pytest.StashKey()
 _seed: Final = pytest.StashKey[int]()
 
 
@@ -55,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--trishake-over",
-        choices=("memory", "tcp"),
+        choices=_OVER,
         default="memory",
         help="what the networks of this run are made of, where a test does not say",
     )
@@ -86,9 +98,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function) or _SETTING_FIXTURE not in item.fixturenames:
             continue
-        hypothesis = getattr(item.obj, "hypothesis", None)
-        test = item.obj if hypothesis is None else hypothesis.inner_test
-        if inspect.iscoroutinefunction(test):
+        if inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.trio(run=partial(_run, item)), append=False)
 
 
@@ -100,21 +110,37 @@ def _run(
     instruments: Sequence[trio.abc.Instrument] = (),
 ) -> object:
     """`trio.run`, on the virtual clock, with everything that is left to chance from the seed."""
+    import trio
+    from trio.testing import MockClock
+
     setting = item.stash[_setting]
     if clock is None:
         clock = MockClock(autojump_threshold=0 if setting.over == "memory" else _SETTLED)
+        test = partial(_within_a_day, test)
     with _seeded(setting.seed):
         try:
             return trio.run(test, clock=clock, instruments=instruments)
         except BaseExceptionGroup as group:
-            if len(group.exceptions) > 1 or group.message != _OF_A_NURSERY:
+            error, *others = group.exceptions
+            if others or group.message != _OF_A_NURSERY:
                 raise
-            error = group.exceptions[0]
     # pytest-trio runs each test in a nursery, which has wrapped what the test itself has raised.
     try:
         raise error
     finally:
         del error
+
+
+async def _within_a_day(test: Callable[..., Awaitable[object]]) -> object:
+    import trio
+
+    with trio.CancelScope(deadline=trio.current_time() + _DAY) as day:
+        try:
+            return await test()
+        except BaseException:
+            if not day.cancel_called:
+                raise
+    raise AssertionError("the test is not done after a day of its virtual clock: what it waits for never comes")
 
 
 _OF_A_NURSERY: Final = "Exceptions from Trio nursery"
@@ -169,11 +195,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def _trishake_setting(request: pytest.FixtureRequest) -> _Setting:
+    if hasattr(request.node.obj, "hypothesis"):
+        raise ValueError(
+            "`network` would be one for all examples of Hypothesis: open one in each, "
+            "`async with VirtualNetwork() as network`, and ask for `autojump_clock` instead"
+        )
     over: Any = request.config.getoption("--trishake-over")
     if (callspec := getattr(request.node, "callspec", None)) is not None:
         over = callspec.params.get("network", over)
-    if over not in get_args(Over):
-        raise ValueError(f"the parameter of `network` is one of {', '.join(get_args(Over))}, not {over!r}")
+    if over not in _OVER:
+        raise ValueError(f"the parameter of `network` is one of {', '.join(_OVER)}, not {over!r}")
     setting = _Setting(request.config.stash[_seed], over)
     request.node.stash[_setting] = setting
     return setting
@@ -185,6 +216,8 @@ _SETTING_FIXTURE: Final = "_trishake_setting"
 @pytest.fixture
 async def network(request: pytest.FixtureRequest, _trishake_setting: _Setting) -> AsyncGenerator[VirtualNetwork]:
     """A network of its own for the test: `network.peer("ada")`, `network.link(ada, bob)`; see `VirtualNetwork`."""
+    from trishake.testing import VirtualNetwork
+
     async with VirtualNetwork(seed=_trishake_setting.seed, over=_trishake_setting.over) as there:
         request.node.stash[_network] = there
         _seed_the_scheduler(there.seed)  # the order in which pytest-trio sets up fixtures is nobody's
@@ -202,6 +235,10 @@ async def hostile(network: VirtualNetwork) -> AsyncGenerator[HostilePeers]:
     """Hostile peers in the network: `(await hostile(silent)).invite` is one to dial, `hostile.attack(silent, bob)`
     has one dial Bob; see `HostilePeers`.
     """
+    import trio
+
+    from trishake.testing import HostilePeers
+
     async with trio.open_nursery() as nursery:
         yield HostilePeers(network, nursery)
         nursery.cancel_scope.cancel()
@@ -210,4 +247,6 @@ async def hostile(network: VirtualNetwork) -> AsyncGenerator[HostilePeers]:
 @pytest.fixture
 def identity() -> Callable[[str], Identity]:
     """`identity("ada")` is Ada's, the same in every run, and that of `network.peer("ada")`."""
+    from trishake.testing import identity_of
+
     return identity_of

@@ -1,0 +1,127 @@
+"""What all hostile peers have in common, and how they are let loose."""
+
+from __future__ import annotations
+
+import pytest
+
+import trishake.testing
+from trishake import Peer, VerdictCode, reject
+from trishake.testing import (
+    IMPOSTORS,
+    STRANGERS,
+    HostilePeer,
+    HostilePeers,
+    Right,
+    VirtualNetwork,
+    assert_dialer_withstands,
+    assert_listener_withstands,
+    assert_no_response,
+    assert_refuses,
+    attack,
+    flooding,
+    identity_of,
+    impostor,
+    never_reading,
+    oversized,
+    serving,
+    silent,
+    slow,
+)
+
+EVERY_ONE = [*STRANGERS, *IMPOSTORS]
+
+
+@pytest.mark.parametrize("peer", EVERY_ONE, ids=lambda peer: peer.name)
+def test_each_says_what_it_does_and_what_a_right_peer_answers(peer: HostilePeer) -> None:
+    assert peer.__doc__ is not None
+    first, *rest = peer.__doc__.split("\n\n")
+    assert first.endswith(".")
+    said = " ".join(rest)
+    for right in (peer.listener, peer.dialer):
+        if right is not None:
+            codes = {*right.counts, right.told, right.ended} - {None, "accepted", "READY"}
+            assert {code for code in codes if code not in said} == set()
+
+
+def test_each_is_an_import_and_has_a_name_of_its_own() -> None:
+    names = [peer.name for peer in EVERY_ONE]
+    assert len(names) == len(set(names))
+    for peer in EVERY_ONE:
+        if not peer.name.startswith("foreign_"):
+            assert getattr(trishake.testing, peer.name) is peer
+
+
+async def test_the_fixture_has_them_dialed_and_dialing(network: VirtualNetwork, hostile: HostilePeers) -> None:
+    ada = network.peer("ada")
+    await assert_no_response((await hostile(silent)).invite, ada, phase="syn-ack", cause="timeout")
+    served = await hostile(impostor, "other")
+    await assert_refuses(ada, served.invite, "BAD_SIGNATURE")
+    assert [answer.told for answer in served.answers] == ["ABORTED"]
+    assert (await hostile.attack(oversized, ada)).told == "MALFORMED"
+
+
+async def test_any_listener_and_any_dialer_will_do() -> None:
+    """Not of a virtual network, on the system's clock and real sockets: an invite is enough."""
+    async with Peer(identity_of("app")) as app:
+        listener = await app.listen("tcp://127.0.0.1:0")
+        assert (await attack(impostor, listener)).told == "BAD_SIGNATURE"
+        assert (await attack(oversized, listener.invite)).told == "MALFORMED"
+        await assert_listener_withstands(app, impostor)
+        await assert_dialer_withstands(app, impostor)
+        async with serving(impostor, "tcp://127.0.0.1:0") as served:
+            await assert_refuses(app, served.invite, "BAD_SIGNATURE")
+
+
+async def test_a_listener_need_not_welcome_strangers(network: VirtualNetwork) -> None:
+    async def nobody(_: object) -> object:
+        return reject(VerdictCode.IDENTITY_UNKNOWN)
+
+    assert (await assert_listener_withstands(network.peer("bob", trust=nobody), never_reading)).told == (
+        "IDENTITY_UNKNOWN"
+    )
+
+
+async def test_whoever_cannot_be_let_loose_in_a_role_says_so(network: VirtualNetwork) -> None:
+    with pytest.raises(ValueError, match="flooding answers nobody"):
+        await assert_dialer_withstands(network.peer("ada"), flooding)
+    one_sided = HostilePeer(silent.script, dialer=Right("syn-ack/timeout"))
+    with pytest.raises(ValueError, match="silent dials nobody"):
+        await assert_listener_withstands(network.peer("bob"), one_sided)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (Right("syn/timeout"), "bob told slow TIMEOUT, not None"),
+        (Right("syn/closed", told="TIMEOUT"), "bob was to count slow as syn/closed, and counted "),
+        (Right("syn/timeout", told="TIMEOUT", ended="cut"), "bob was to end the connection of slow with cut"),
+    ],
+)
+async def test_a_listener_that_answers_otherwise_is_named(
+    network: VirtualNetwork, wrong: Right, complaint: str
+) -> None:
+    with pytest.raises(AssertionError, match=f"^{complaint}"):
+        await assert_listener_withstands(network.peer("bob"), HostilePeer(slow.script, listener=wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (Right("syn-ack/closed"), "ada was to count slow as syn-ack/closed; ada dialed slow: no response, "),
+        (Right("syn-ack/timeout", told="ABORTED"), "ada told slow None, not ABORTED"),
+        (Right("syn-ack/timeout", says="HTTP"), "ada was to name HTTP, and says: no response"),
+    ],
+)
+async def test_a_dialer_that_makes_something_else_of_it_is_named(
+    network: VirtualNetwork, wrong: Right, complaint: str
+) -> None:
+    with pytest.raises(AssertionError, match=f"^{complaint}"):
+        await assert_dialer_withstands(network.peer("ada"), HostilePeer(slow.script, dialer=wrong))
+
+
+async def test_a_listener_that_is_not_there_for_others_afterwards_is_named(network: VirtualNetwork) -> None:
+    """One hostile peer has come and has had its answer; from then on nobody gets in."""
+    bob = network.peer("bob")
+    network.link("honest", "bob").refuse()
+    with pytest.raises(AssertionError, match="bob is not there for others after impostor: honest dialed bob: "):
+        await assert_listener_withstands(bob, impostor)
