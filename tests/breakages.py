@@ -3,8 +3,8 @@
     python -m tests.breakages [--write] [--jobs 2] [name…]
 
 Each breakage is a piece of the sources and what stands there instead. A copy of peer/ and protocol/ gets one of
-them, and the tests that look at a peer with the kit alone (KIT_TESTS) run against that copy. It is caught where one
-of them fails with an assertion; a copy that cannot be imported, or tests that break down, catch nothing. Exit
+them, and the tests that look at a peer with the kit alone (KIT_TESTS) run against that copy. It is caught where
+one of them fails with an assertion; a copy that cannot be imported, or tests that break down, catch nothing. Exit
 status 1 where one is not caught. --write: docs/breakages.md, which has all of them, is written anew.
 """
 
@@ -31,8 +31,7 @@ KIT_TESTS: Final = (
     "tests/testing/test_impostors.py",
     "tests/testing/test_strangers.py",
 )
-"""What runs, in this order, up to the first that fails. They import nothing of what they test but its public names,
-or are left out by _NOT_THESE."""
+"""What runs, in this order, up to the first that fails; but for _NOT_THESE."""
 
 _NOT_THESE: Final = "not leaves_a_check_out and not left_out and not command_line"
 """Tests that break the library themselves, or start a process of it."""
@@ -766,9 +765,9 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> str:
 _INTRODUCTION: Final = """\
 # The library, broken on purpose
 
-Each row is a copy of the library with one place broken, and the first test that fails against it. These tests look at
-a peer with nothing but [the kit](testing.md). `make breakages` runs them all again, and fails where one is not caught;
-the list itself is [`tests/breakages.py`](../tests/breakages.py), and this table is written by
+Each row is a copy of the library with one place broken, and the first test that fails against it. These tests look
+at a peer with nothing but [the kit](testing.md). `make breakages` runs them all again, and fails where one is not
+caught; the list itself is [`tests/breakages.py`](../tests/breakages.py), and this table is written by
 `python -m tests.breakages --write`.
 
 | broken | what an attacker could do | in | caught by | which says |

@@ -1,8 +1,8 @@
 """What a right peer does, looked at with the kit alone: who gets in, who does not, for which reason and how soon.
 
-Hostile peers have their own files, test_strangers.py and test_impostors.py. Here are peers that meet as they should
-where they should not be taken, lines that fail, and what is to be bounded. All of it together is what
-tests/breakages.py runs against libraries that are broken in one place.
+Hostile peers have their own files, test_strangers.py and test_impostors.py. Here are peers that are honest and not
+welcome, lines that fail, and what is to be bounded. All of it together is what tests/breakages.py runs against
+libraries that are broken in one place.
 """
 
 from __future__ import annotations
