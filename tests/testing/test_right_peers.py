@@ -286,15 +286,6 @@ async def test_an_end_without_close_is_no_end(network: VirtualNetwork, wire: Wir
         assert caught.value.code is None
 
 
-@both
-async def test_a_reason_arrives_also_where_much_was_said_that_nobody_reads(network: VirtualNetwork) -> None:
-    ada, bob = network.peer("ada"), network.peer("bob", trust=NOBODY)
-    network.link(bob, ada).bandwidth(500)
-    with pytest.raises(DialError) as caught:
-        await ada.open_stream(bob, "echo/1", bytes(16_000))
-    assert caught.value.counted_as == "IDENTITY_UNKNOWN"
-
-
 # --- one connection ---------------------------------------------------------------------------------------
 
 
@@ -457,6 +448,20 @@ HERE: Final = [saying_nothing_known, saying_nothing_at_all, opening_again, stopp
 @pytest.mark.parametrize("peer", HERE, ids=[peer.name for peer in HERE])
 async def test_a_listener_withstands_it_too(network: VirtualNetwork, peer: HostilePeer) -> None:
     await assert_listener_withstands(network.peer("bob"), peer)
+
+
+@hostile(listener=Right("IDENTITY_UNKNOWN", told="IDENTITY_UNKNOWN"))
+async def talking_on(scene: Scene) -> None:
+    """Is rejected, and has more on its way."""
+    hand = await _come_in(scene)
+    for _ in range(3):
+        await trio.sleep(Limits().drain_after_verdict / 4)
+        await hand.say(bytes(1000))
+
+
+async def test_a_listener_reads_on_behind_a_rejection_which_a_reset_would_destroy(network: VirtualNetwork) -> None:
+    answer = await assert_listener_withstands(network.peer("bob", trust=NOBODY), talking_on)
+    assert answer.obstacle is None
 
 
 @hostile(listener=Right("accepted", told="READY"))
