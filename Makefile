@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow fuzz fuzz-long breakages lint types chat models check bench bench-long clean
+.PHONY: demo test slow fuzz fuzz-long breakages mutants lint types chat models check bench bench-long clean
 
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
@@ -26,6 +26,9 @@ fuzz-long: $(VENV)/.dev  ## a million mutated inputs for each parser, or for PAR
 
 breakages: $(VENV)/.dev  ## the library broken in one place at a time, and the test that notices, in three minutes
 	$(BIN)/python -m tests.breakages
+
+mutants: $(VENV)/.mutation  ## break the core in a thousand places, and see a test go red each time
+	$(BIN)/python tests/mutants.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -50,7 +53,7 @@ bench-long: $(VENV)/.bench  ## everything, in half an hour; writes and draws doc
 	$(BIN)/python benchmarks/run.py --runs 5 --json docs/benchmarks.json --plot docs/benchmarks
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) mutants
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +66,10 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 
 $(VENV)/.fuzz: pyproject.toml $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	touch $@
+
+$(VENV)/.mutation: pyproject.toml $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[mutation]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.run

@@ -41,7 +41,7 @@ _PACKAGES: Final = ("peer/trishake", "peer/pytest_trishake", "protocol/trishake_
 _PATIENCE: Final = 180.0
 """Seconds for one run."""
 
-_HEARD: Final = re.compile(r" \(the other side ended after [0-9a-f]+\)")
+_HEARD: Final = re.compile(r" \(the other side ended after [0-9a-f]+(?:\)|\.\.\.)")
 """Bytes that are others in every run."""
 
 _WIDEST: Final = 160
@@ -471,11 +471,11 @@ CHACHAPOLY: Final = Cipher(name="ChaChaPoly", key=_Unauthenticated, nonce=_littl
         "if id_ % 2 == self._our_parity:",
     ),
     Breakage(
-        "data of a stream that was never opened",
-        "send where nobody has agreed to listen",
+        "data of a stream that is over taken",
+        "send without end what counts against no window",
         _STREAMS,
-        'raise _breach(f"a frame for stream {id_}, which was never opened")',
-        "return None",
+        'raise _breach(f"DATA for stream {id_}, which is over")',
+        "return STREAM_WINDOW",
     ),
     Breakage(
         "policy of a protocol ignored",
@@ -579,7 +579,7 @@ CHACHAPOLY: Final = Cipher(name="ChaChaPoly", key=_Unauthenticated, nonce=_littl
         _DRIVER,
         "        self.heard_at = trio.current_time()\n        if data:",
         "        self.heard_at = trio.current_time()\n"
-        "        self.scope.deadline = self.heard_at + self.limits.syn\n"
+        "        self.scope.deadline = max(self.scope.deadline, self.heard_at + self.limits.syn)\n"
         "        if data:",
     ),
     Breakage(

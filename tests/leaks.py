@@ -20,6 +20,7 @@ from typing import Any, Final
 import pytest
 
 from trishake import _events, _keys
+from trishake.testing._impostors import NEUTRAL, NOT_CANONICAL
 from trishake_protocol import Identity, Network, noise, primitives
 
 PART: Final = 15
@@ -59,6 +60,8 @@ class Secrets:
     def find(self, text: str) -> str | None:
         """As what there is one in it: hexadecimal, base64, …; None if there is none."""
         text = f" {text}"
+        for peer_id in _OF_ATTACKERS:
+            text = text.replace(peer_id, "")
         for word in _LONG.findall(text):
             if word not in self._clean:
                 if (form := self._form_of(word)) is not None:
@@ -101,6 +104,12 @@ class Secrets:
             self._new.clear()
         among = self._parts if parts is None else parts
         return any(data[at : at + PART] in among for at in range(len(data) - PART + 1))
+
+
+_OF_ATTACKERS: Final = tuple(
+    base64.b32encode(b"\x01" + key).decode()[:52].lower() for key in (NEUTRAL, NOT_CANONICAL)
+)
+"""How ids begin that hostile peers choose: mostly zeros or ones, as the private keys of some tests are."""
 
 
 def _ends(secret: bytes) -> tuple[bytes, bytes]:

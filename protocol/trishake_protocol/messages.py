@@ -142,15 +142,13 @@ class _UnknownCritical(_BadSchema):
     """An unknown key that begins with `!` (sections 6 and 13)."""
 
 
+@dataclass(frozen=True, slots=True)
 class _Field:
     """A key of a map: what its value must be, in words and in code."""
 
-    __slots__ = ("optional", "valid", "what")
-
-    def __init__(self, what: str, valid: Callable[[Any], bool], *, optional: bool = False) -> None:
-        self.what = what
-        self.valid = valid
-        self.optional = optional
+    what: str
+    valid: Callable[[Any], bool]
+    optional: bool = False
 
 
 def _is_uint(value: object, most: int = 2**64 - 1) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from trishake_protocol import CloseCode, RemoteProtocolError, Suite
 from trishake_protocol.messages import Close, FrameType, RecordType
 from trishake_protocol.noise import CipherState
-from trishake_protocol.records import FrameHeader, RecordReader, RecordWriter, frame_bounds
+from trishake_protocol.records import RECORD_OVERHEAD, FrameHeader, RecordReader, RecordWriter, frame_bounds
 
 from .conftest import load, unhex
 
@@ -36,9 +36,10 @@ def test_a_header_needs_three_bytes(length: int) -> None:
     assert FrameHeader.decode(b"\x10\x00\x05"[:length]) is None
 
 
+@pytest.mark.parametrize("behind", [b"", b"rest"])
 @pytest.mark.parametrize("make", [bytes, bytearray])
-def test_a_header_is_a_type_and_a_big_endian_length(make: type[bytes] | type[bytearray]) -> None:
-    assert FrameHeader.decode(make(b"\x10\x12\x34rest")) == FrameHeader(0x10, 0x1234)
+def test_a_header_is_a_type_and_a_big_endian_length(make: type[bytes] | type[bytearray], behind: bytes) -> None:
+    assert FrameHeader.decode(make(b"\x10\x12\x34" + behind)) == FrameHeader(0x10, 0x1234)
 
 
 SIZES = {0x0001: (32, 96, 64), 0x0002: (1216, 1200, 64), 0x0101: (48, 96, 64), 0x0102: (1248, 1200, 64)}
@@ -69,7 +70,7 @@ def test_a_record_comes_out_as_it_went_in(type_: RecordType, padding: int, conte
     writer, reader = writer_and_reader()
     frame = writer.encode(type_, content, padding)
     assert frame[0] == FrameType.RECORD
-    assert len(frame) == 3 + len(content) + 1 + padding + 16
+    assert len(frame) == 3 + len(content) + 1 + padding + 16 == len(content) + padding + RECORD_OVERHEAD
     assert reader.decode(frame[3:]) == (type_, content)
 
 
@@ -81,6 +82,21 @@ def test_the_largest_record_fills_its_frame() -> None:
     assert reader.decode(frame[3:]) == (RecordType.DATA, content)
 
 
+def test_content_too_long_for_a_frame_is_not_encrypted() -> None:
+    """Its caller cuts it; else a nonce would be used for what cannot be sent."""
+    writer, reader = writer_and_reader()
+    for content, padding in ((bytes(65519), 0), (bytes(65518), 1)):
+        with pytest.raises(AssertionError):
+            writer.encode(RecordType.DATA, content, padding)
+    assert reader.decode(writer.encode(RecordType.DATA, b"next")[3:]) == (RecordType.DATA, b"next")
+
+
+def test_content_in_parts_is_one_record_without_padding() -> None:
+    (in_parts, _), (whole, _) = writer_and_reader(), writer_and_reader()
+    parts = in_parts.encode_parts(RecordType.DATA, (b"con", memoryview(b"te"), b"nt"))
+    assert b"".join(parts) == whole.encode(RecordType.DATA, b"content")
+
+
 @pytest.mark.parametrize(
     ("plaintext", "said"),
     [
@@ -89,8 +105,9 @@ def test_the_largest_record_fills_its_frame() -> None:
         (bytes(1000), "no type"),
         (b"content\x09", "unknown type 9"),
         (b"content\xff\x00", "unknown type 255"),
+        (b"contentX\x00", "unknown type 88"),
     ],
-    ids=["empty", "zero", "zeros", "type-9", "type-255"],
+    ids=["empty", "zero", "zeros", "type-9", "type-255", "type-88"],
 )
 def test_a_plaintext_without_a_known_type_is_a_breach(plaintext: bytes, said: str) -> None:
     _, reader = writer_and_reader()
@@ -177,7 +194,7 @@ def test_the_last_nonce_before_the_limit_carries_data() -> None:
 )
 def test_nothing_but_close_key_limit_is_taken_at_the_limit(type_: RecordType, content: bytes) -> None:
     writer, reader = writer_and_reader(n=LIMIT)
-    with pytest.raises(RemoteProtocolError, match="beyond the key's limit") as caught:
+    with pytest.raises(RemoteProtocolError, match=r"^a record beyond the key's limit$") as caught:
         reader.decode(writer.encode(type_, content)[3:])
     assert caught.value.reason is CloseCode.PROTOCOL
 

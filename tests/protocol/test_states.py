@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import product
+import contextlib
+import re
+from itertools import product, takewhile
 
 import pytest
 
-from trishake_protocol import CloseCode, Direction, LocalProtocolError, RemoteProtocolError, Role, State
+from trishake_protocol import CloseCode, Direction, LocalProtocolError, RemoteProtocolError, Role, State, states
 from trishake_protocol.states import (
     DIRECTION,
     GREETING,
@@ -53,6 +55,44 @@ def reached_from(start: object, table: dict) -> set:
         reached |= new
         new = {target for state in new for target in table[state].values()} - reached
     return reached
+
+
+def drawn(heads: tuple[str, str]) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
+    """The moves (state, input, target) of the two columns that states.py draws under these heads."""
+    lines = (states.__doc__ or "").splitlines()
+    top = next(i for i, line in enumerate(lines) if line.split() == list(heads))
+    middle = lines[top].index(heads[1])
+    rows = list(takewhile(lambda line: not line[:1].isalpha(), lines[top + 1 :]))
+    left = [row[:middle] for row in rows if "each half" not in row]
+    return moves_of(left), moves_of([row[middle:] for row in rows])
+
+
+def moves_of(column: list[str]) -> set[tuple[str, str, str]]:
+    moves, state, down = set(), "", ""
+    for line in column:
+        if found := re.fullmatch(r"\s*│ (\w+)\s*", line):
+            down = found[1]
+        elif found := re.fullmatch(r"\s*(\w+)(?: ──([A-Z_, ]+)─*▶ (\w+))?\s*", line):
+            if down:
+                moves.add((state, down, found[1]))
+            state, down = found[1], ""
+            moves |= {(state, input_, found[3]) for input_ in (found[2] or "").split(", ") if input_}
+    return moves
+
+
+def moves_in(table: dict) -> set[tuple[str, str, str]]:
+    return {(state.name, input_.name, to.name) for state, moves in table.items() for input_, to in moves.items()}
+
+
+def test_the_greetings_table_is_what_is_drawn_above_it() -> None:
+    initiator, responder = drawn(("initiator", "responder"))
+    assert moves_in(GREETING[Role.INITIATOR]) == initiator
+    assert moves_in(GREETING[Role.RESPONDER]) == responder
+
+
+def test_the_table_of_a_streams_greeting_is_what_is_drawn_above_it() -> None:
+    opener, acceptor = drawn(("opener", "acceptor"))
+    assert moves_in(STREAM) == opener | acceptor
 
 
 def test_an_input_either_arrives_or_is_decided() -> None:
@@ -134,6 +174,26 @@ def test_no_data_follows_a_close() -> None:
     assert [direction for direction in Direction if Record.DATA in DIRECTION[direction]] == [Direction.OPEN]
 
 
+HISTORIES = [
+    ([Record.DATA, Record.PING, Record.DATA], Direction.OPEN),
+    ([Record.DATA, Record.FINISH], Direction.FINISHED),
+    ([Record.FINISH, Record.PING, Record.PING], Direction.FINISHED),
+    ([Record.FINISH, Record.PING, Record.CLOSE], Direction.CLOSED),
+    ([Record.PING, Record.CLOSE], Direction.CLOSED),
+]
+
+
+@pytest.mark.parametrize(("records", "end"), HISTORIES)
+def test_a_direction_carries_data_until_it_is_half_closed_and_pings_until_it_is_closed(
+    records: list[Record], end: Direction
+) -> None:
+    machine = at(Role.INITIATOR, State.OPEN)
+    for record in records:
+        machine.record_received(record)
+        machine.record_sent(record)
+    assert machine.receiving is machine.sending is end
+
+
 @pytest.mark.parametrize(("direction", "record"), RECORDS, ids=named)
 def test_what_we_receive_moves_their_direction_or_is_their_breach(direction: Direction, record: Record) -> None:
     machine = at(Role.INITIATOR, State.OPEN)
@@ -179,6 +239,47 @@ def test_a_session_can_be_ended_from_any_state(state: State) -> None:
     assert machine.state is State.ENDED
 
 
+# --- data before the verdict (section 9) ----------------------------------------------------------------
+
+
+def optimistic() -> Machine:
+    machine = at(Role.INITIATOR, State.AWAIT_VERDICT)
+    machine.optimistic = True
+    return machine
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_session_does_not_send_before_the_verdict_unless_told(role: Role) -> None:
+    assert Machine(role).optimistic is False
+
+
+@pytest.mark.parametrize("record", Record, ids=named)
+def test_before_the_verdict_data_may_be_sent_and_nothing_else(record: Record) -> None:
+    machine = optimistic()
+    if record is Record.DATA:
+        machine.record_sent(record)
+    else:
+        with pytest.raises(LocalProtocolError, match="the session is waiting for VERDICT"):
+            machine.record_sent(record)
+    assert machine.sending is Direction.OPEN
+
+
+@pytest.mark.parametrize("input_", [Input.READY, Input.REJECTION, Input.ALERT, Input.SYN], ids=named)
+def test_whatever_arrives_ends_the_time_before_the_verdict(input_: Input) -> None:
+    machine = optimistic()
+    with contextlib.suppress(RemoteProtocolError):
+        machine.receive(input_)
+    assert machine.optimistic is False
+
+
+def test_a_session_that_has_ended_sends_no_data_before_a_verdict() -> None:
+    machine = optimistic()
+    machine.end()
+    assert machine.optimistic is False
+    with pytest.raises(LocalProtocolError, match="the session is ended"):
+        machine.record_sent(Record.DATA)
+
+
 # --- a stream -------------------------------------------------------------------------------------------
 
 
@@ -222,6 +323,7 @@ def test_a_step_of_a_streams_greeting_is_made_and_any_other_is_an_error(
 def test_the_table_of_halves_is_closed_and_nothing_follows_fin() -> None:
     assert set(HALF) == set(Half) == reached_from(Half.OPEN, HALF)
     assert set(HALF[Half.OPEN]) == set(Part)
+    assert HALF[Half.OPEN][Part.DATA] is Half.OPEN
     assert HALF[Half.FINISHED] == {}
 
 

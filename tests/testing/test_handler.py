@@ -149,7 +149,7 @@ async def ends_at_once(stream: Stream) -> None:
     ("handler", "conversation"),
     [
         (echo, say_words),
-        (echo, say_and_hear_at_the_same_time),
+        pytest.param(echo, say_and_hear_at_the_same_time, marks=pytest.mark.slow),
         pytest.param(echo, say_words_and_end, marks=pytest.mark.slow),
         (doubles, have_numbers_doubled),
         pytest.param(speaks_first, introduce_oneself, marks=pytest.mark.slow),

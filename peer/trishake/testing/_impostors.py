@@ -54,10 +54,10 @@ _N_OFFERS_AT: Final = 8
 _EXT_LENGTH_AT: Final = slice(9, 11)
 """Places in a preface."""
 
-_NEUTRAL: Final = b"\x01" + bytes(31)
+NEUTRAL: Final = b"\x01" + bytes(31)
 """The neutral element, as a key and as the R of a signature, which is then good for every text."""
 
-_NOT_CANONICAL: Final = b"\xef" + b"\xff" * 30 + b"\x7f"
+NOT_CANONICAL: Final = b"\xef" + b"\xff" * 30 + b"\x7f"
 """y = p + 2, which is to be written as 2."""
 
 
@@ -193,7 +193,7 @@ async def small_order_identity(scene: Scene) -> None:
 
     A right listener says BAD_IDENTITY_KEY; a right dialer refuses it with BAD_IDENTITY_KEY, and says ABORTED.
     """
-    await _greet(scene, claims={"id": _NEUTRAL}, signature=_NEUTRAL + bytes(32))
+    await _greet(scene, claims={"id": NEUTRAL}, signature=NEUTRAL + bytes(32))
 
 
 @hostile(**_refused("BAD_IDENTITY_KEY"))
@@ -202,7 +202,7 @@ async def noncanonical_identity(scene: Scene) -> None:
 
     A right listener says BAD_IDENTITY_KEY; a right dialer refuses it with BAD_IDENTITY_KEY, and says ABORTED.
     """
-    await _greet(scene, claims={"id": _NOT_CANONICAL})
+    await _greet(scene, claims={"id": NOT_CANONICAL})
 
 
 @hostile(**_refused("BAD_IDENTITY_KEY"))
