@@ -13,7 +13,7 @@ from trishake_protocol import CloseCode, PeerId, VerdictCode, code_name
 
 from ._addresses import Address
 from ._connection import Connection
-from ._errors import ConnectionClosed, DialError, Rejected
+from ._errors import ChangedIdentity, ConnectionClosed, DialError, Rejected, Untrusted
 from ._events import log_event
 from ._limits import Limits
 from ._registry import Registry
@@ -40,9 +40,13 @@ class Keeper:
     """Holds a connection to one peer, from `Peer.keep` on until it is stopped or the peer leaves its block.
 
     It dials one address at a time, the one whose pause is over first, and takes what is there if the other side
-    has dialed us. It gives up where trying again is no use: an error that is not `retryable` ends its address, one
-    under the other side's key ends the keeper, and so does a CLOSE that says so (PROTOCOL, FLOW_CONTROL, POLICY,
-    or REPLACED by somebody else with our identity).
+    has dialed us. It gives up where trying again is no use, and only on the word of one who has proved who it is. A
+    rejection that is not `retryable`, by whom the address names, ends the keeper; so does a CLOSE that says so
+    (PROTOCOL, FLOW_CONTROL, POLICY, or REPLACED by somebody else with our identity). Our own policy's no to whom the
+    address names ends that address.
+
+    Anything else anyone on the path can bring about: an ALERT, another protocol, another identity. It makes the pause
+    grow as silence does. An ALERT has us wait no longer than `Limits.redial_longest`.
     """
 
     def __init__(
@@ -151,20 +155,36 @@ class Keeper:
             if error.reason is VerdictCode.DUPLICATE and self._is_connected_to(error.peer):
                 self._peer = error.peer  # what we hold is there already
                 return
-            if error.authenticated and not error.retryable and route.address.peer is not None:
-                self._routes.clear()
-                return
-        if error.retryable:
-            self._pause(route, error.retry_after if isinstance(error, Rejected) else None)
+        proved = _is_proved(error, route.address)
+        if not proved or error.retryable:
+            asked_for = error.retry_after if isinstance(error, Rejected) else None
+            self._pause(route, asked_for or 0, proved=proved)
+        elif isinstance(error, Rejected):
+            self._routes.clear()
         else:
             self._routes.remove(route)
 
-    def _pause(self, route: _Route, least: int | None = None) -> None:
-        """Exponential, and with jitter: many that were cut off at once must not come back at once."""
+    def _pause(self, route: _Route, asked_for: int = 0, *, proved: bool = False) -> None:
+        """Exponential, and with jitter: many that were cut off at once must not come back at once.
+
+        asked_for: seconds that the other side wants us to wait. proved: it is the one whom the address names.
+        """
         limits = self._limits
         longest = min(limits.redial_longest, limits.redial_first * 2.0**route.failures)
         route.failures = min(route.failures + 1, _ENOUGH)
-        route.due = trio.current_time() + max(least or 0, longest * random.uniform(0.5, 1))
+        least = asked_for if proved else min(asked_for, limits.redial_longest)
+        route.due = trio.current_time() + max(least, longest * random.uniform(0.5, 1))
 
     def _is_connected_to(self, peer: PeerId | None) -> bool:
         return peer is not None and self._registry.newest(peer) is not None
+
+
+def _is_proved(error: DialError, address: Address) -> bool:
+    """Whether this is between us and the one whom the address names, and nobody else can have brought it about."""
+    match error:
+        case Rejected():
+            return error.authenticated and error.peer == address.peer
+        case Untrusted() | ChangedIdentity():
+            return error.peer == address.peer
+        case _:
+            return False
