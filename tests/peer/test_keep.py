@@ -209,6 +209,42 @@ async def test_who_says_when_to_come_back_is_not_dialed_before(autojump_clock: M
         assert seconds <= second - first <= seconds + 0.5
 
 
+DAY: Final = 24 * 60 * 60
+
+
+async def times_asked(seconds: int, named: bool) -> list[float]:
+    """When it is dialed who says once to come back in so many seconds, under its key."""
+    places = Places()
+
+    async def later(_: Introduction) -> Decision:
+        return reject(VerdictCode.CAPACITY, retry_after=seconds) if len(places.asked) == 1 else accept()
+
+    async with kept_peer(transports=[places]) as ada, bob_of(trust=later) as bob:
+        listener = await bob.listen("mem://bob")
+        keeper = ada.keep(listener.invite if named else "mem://bob")
+        with trio.fail_after(2 * DAY):
+            await keeper.connected()
+    return [when for _, when in places.asked]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "named", "pause"),
+    [
+        (DAY - 1, True, DAY - 1),
+        (DAY + 60, True, DAY),
+        (2**63, True, DAY),
+        (2**64 - 1, True, DAY),
+        (2**64 - 1, False, KEEPING.redial_longest),
+    ],
+)
+def test_who_says_to_come_back_much_later_is_dialed_again_all_the_same(
+    seconds: int, named: bool, pause: float
+) -> None:
+    """In a day by the word of whom the address names, and in the longest pause by that of whoever stands there."""
+    first, second = trio.run(times_asked, seconds, named, clock=MockClock(autojump_threshold=0))
+    assert pause <= second - first <= pause + 1
+
+
 async def test_who_says_in_clear_when_to_come_back_is_not_dialed_before_either(autojump_clock: MockClock) -> None:
     places = Places()
 
@@ -588,8 +624,10 @@ async def test_the_failure_gathers_no_traces_of_those_who_ask(autojump_clock: Mo
         assert depths == [depths[0]] * 4
 
 
-@pytest.mark.parametrize("after", [0, 0.1, 0.7, 2.2])
-async def test_leaving_the_block_ends_it_whatever_it_is_doing(autojump_clock: MockClock, after: float) -> None:
+@pytest.mark.parametrize("after", [None, 0, 0.1, 0.7, 2.2])
+async def test_leaving_the_block_ends_it_whatever_it_is_doing(
+    autojump_clock: MockClock, after: float | None
+) -> None:
     """Before its first step, connecting, pausing, and with a connection."""
     places = Places(bob=0.5)
     tasks = trio.lowlevel.current_statistics().tasks_living
@@ -597,7 +635,8 @@ async def test_leaving_the_block_ends_it_whatever_it_is_doing(autojump_clock: Mo
         listener = await bob.listen("mem://bob")
         async with kept_peer(transports=[places]) as ada:
             keeper = ada.keep("mem://nobody", listener.invite)
-            await trio.sleep(after)
+            if after is not None:
+                await trio.sleep(after)
             started = trio.current_time()
         assert trio.current_time() - started <= 1
         with pytest.raises((DialError, ConnectionClosed)):
