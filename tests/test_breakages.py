@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from trishake.testing import IMPOSTORS, STRANGERS
+
 from . import breakages
 from .breakages import BREAKAGES, DOCUMENT, LEAST, ROOT, Breakage, Outcome, Stale, broken, document, names_in, run
 
@@ -26,6 +28,13 @@ def test_a_breakage_fits_the_sources_and_is_still_python(breakage: Breakage) -> 
 def test_no_two_breakages_have_one_name_or_break_the_same() -> None:
     assert len({breakage.name for breakage in BREAKAGES}) == len(BREAKAGES) >= LEAST
     assert len({(breakage.file, breakage.old, breakage.new) for breakage in BREAKAGES}) == len(BREAKAGES)
+
+
+def test_a_breakage_is_shown_by_a_hostile_peer_of_the_kit() -> None:
+    hostile = {peer.name for peer in (*IMPOSTORS, *STRANGERS)}
+    shown = {breakage.by for breakage in BREAKAGES if breakage.by}
+    assert shown
+    assert shown <= hostile
 
 
 def test_the_document_has_each_of_them_and_which_test_has_caught_it() -> None:
