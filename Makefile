@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow fuzz fuzz-long mutants lint types chat models check bench bench-long clean
+.PHONY: demo test slow fuzz fuzz-long breakages mutants lint types chat models check bench bench-long clean
 
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
@@ -23,6 +23,9 @@ fuzz: $(VENV)/.fuzz  ## each parser for a minute, guided by coverage; or PARSERS
 
 fuzz-long: $(VENV)/.dev  ## a million mutated inputs for each parser, or for PARSERS, and a table
 	$(BIN)/python -m tests.fuzz $(PARSERS)
+
+breakages: $(VENV)/.dev  ## the library broken in one place at a time, and the test that notices, in three minutes
+	$(BIN)/python -m tests.breakages
 
 mutants: $(VENV)/.mutation  ## break the core in a thousand places, and see a test go red each time
 	$(BIN)/python tests/mutants.py

@@ -13,13 +13,16 @@ from trishake_protocol import CloseCode, PeerId, VerdictCode, code_name
 
 from ._addresses import Address
 from ._connection import Connection
-from ._errors import ConnectionClosed, DialError, Rejected
+from ._errors import ChangedIdentity, ConnectionClosed, DialError, Rejected, Untrusted
 from ._events import log_event
 from ._limits import Limits
 from ._registry import Registry
 
 _FINAL: Final = {CloseCode.PROTOCOL, CloseCode.REPLACED, CloseCode.FLOW_CONTROL, CloseCode.POLICY}
 """Codes with which the other side says that it will not go better with another connection."""
+
+_LONGEST_ASKED: Final = 24 * 60 * 60
+"""Seconds that whom we dial can have us wait: room for what is mended overnight, and none to wait for ever."""
 
 _ENOUGH: Final = 64
 """Failures beyond which a pause grows no more, whatever the limits are."""
@@ -40,9 +43,14 @@ class Keeper:
     """Holds a connection to one peer, from `Peer.keep` on until it is stopped or the peer leaves its block.
 
     It dials one address at a time, the one whose pause is over first, and takes what is there if the other side
-    has dialed us. It gives up where trying again is no use: an error that is not `retryable` ends its address, one
-    under the other side's key ends the keeper, and so does a CLOSE that says so (PROTOCOL, FLOW_CONTROL, POLICY,
-    or REPLACED by somebody else with our identity).
+    has dialed us. It gives up where trying again is no use, and only on the word of one who has proved who it is:
+    a rejection that is not `retryable`, by whom the address names, ends the keeper, and so does a CLOSE that says
+    so (PROTOCOL, FLOW_CONTROL, POLICY, or REPLACED by somebody else with our identity); our own policy's no to
+    whom the address names ends that address.
+
+    Anything else anyone on the path can bring about: an ALERT, another protocol, another identity. It makes the
+    pause grow, as silence does. Who says when to come back is not dialed before: for a day at most, and where it
+    is not under the key of whom the address names, for no longer than `Limits.redial_longest`.
     """
 
     def __init__(
@@ -95,12 +103,13 @@ class Keeper:
             self._changed.unpark_all()
 
     async def _connect(self) -> bool:
-        """Have a connection, however long it takes; False if that is no use."""
+        """Have a connection, however long it takes; False if that is no use, or there will be no more."""
         while self._routes:
             route = min(self._routes, key=lambda route: route.due)
             with trio.move_on_at(route.due):
-                while not self._is_connected_to(self._peer) and await self._registry.wait_change():
-                    pass
+                while not self._is_connected_to(self._peer):
+                    if not await self._registry.wait_change():
+                        return False  # we are leaving; a dial would fail at once, again and again
             if self._peer is not None and (there := self._registry.newest(self._peer)):
                 self._have(there)
                 return True
@@ -147,24 +156,39 @@ class Keeper:
             reason=error.counted_as,
             retryable=error.retryable,
         )
-        if isinstance(error, Rejected):
-            if error.reason is VerdictCode.DUPLICATE and self._is_connected_to(error.peer):
-                self._peer = error.peer  # what we hold is there already
-                return
-            if error.authenticated and not error.retryable and route.address.peer is not None:
-                self._routes.clear()
-                return
-        if error.retryable:
-            self._pause(route, error.retry_after if isinstance(error, Rejected) else None)
+        told = error if isinstance(error, Rejected) else None
+        if told and told.reason is VerdictCode.DUPLICATE and self._is_connected_to(told.peer):
+            self._peer = told.peer  # what we hold is there already
+            return
+        proved = _is_proved(error, route.address)
+        if not proved or error.retryable:
+            self._pause(route, (told.retry_after if told else None) or 0, proved=proved)
+        elif told:
+            self._routes.clear()
         else:
             self._routes.remove(route)
 
-    def _pause(self, route: _Route, least: int | None = None) -> None:
-        """Exponential, and with jitter: many that were cut off at once must not come back at once."""
+    def _pause(self, route: _Route, asked_for: int = 0, *, proved: bool = False) -> None:
+        """Exponential, and with jitter: many that were cut off at once must not come back at once.
+
+        asked_for: seconds that the other side wants us to wait. proved: it is the one whom the address names.
+        """
         limits = self._limits
         longest = min(limits.redial_longest, limits.redial_first * 2.0**route.failures)
         route.failures = min(route.failures + 1, _ENOUGH)
-        route.due = trio.current_time() + max(least or 0, longest * random.uniform(0.5, 1))
+        least = min(asked_for, _LONGEST_ASKED if proved else limits.redial_longest)
+        route.due = trio.current_time() + max(least, longest * random.uniform(0.5, 1))
 
     def _is_connected_to(self, peer: PeerId | None) -> bool:
         return peer is not None and self._registry.newest(peer) is not None
+
+
+def _is_proved(error: DialError, address: Address) -> bool:
+    """Whether this is between us and the one whom the address names, and nobody else can have brought it about."""
+    match error:
+        case Rejected():
+            return error.authenticated and error.peer == address.peer
+        case Untrusted() | ChangedIdentity():
+            return error.peer == address.peer
+        case _:
+            return False

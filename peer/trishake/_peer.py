@@ -510,7 +510,8 @@ class Peer:
         if MUX not in introduction.greeting.caps:
             return _WITHOUT_STREAMS
         met = dial.meanwhile.get(introduction.peer)
-        if met is not None and met.is_open:
+        # The larger id's dial goes on: the other side may never hear the READY with which it was met.
+        if met is not None and met.is_open and self.id.key < introduction.peer.key:
             dial.kept = met
             return reject(VerdictCode.CROSSING)
         return None

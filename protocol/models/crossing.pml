@@ -29,10 +29,8 @@
  *     TOLD_IS_FAILED a dial that is told CROSSING or DUPLICATE fails
  *     NEVER_DEAD     a connection from before makes every other a duplicate, though it is dead
  *     YOUNG_IS_DEAD  a connection that opened during the other side's greeting is pinged, for a short time only
- *
- * One limit of the rules, which must be found too: ONE_FOR_LARGE, that there is one connection, which LARGE's dial
- * gives, whenever that is in its time. LARGE says READY to SMALL's dial, and so ends its own before its ACK; but SMALL's
- * time is up before it hears that READY. With LARGE_GOES_ON, where LARGE's dial goes on instead, it holds.
+ *     BOTH_OBJECT    LARGE's dial ends too if SMALL has opened a connection before its ACK. With LATE_SMALL: LARGE has
+ *                    said READY, and SMALL's time is up before it hears that
  *
  * NOT_OVERTAKEN, where SMALL's dial goes on when LARGE's has been accepted, breaks nothing: that rule saves SMALL the
  * wait for a verdict, and no more.
@@ -128,10 +126,10 @@ bool replaced;
 #endif
 #endif
 
-#ifdef LARGE_GOES_ON
-#define OBJECTS(side) (side == SMALL)
-#else
+#ifdef BOTH_OBJECT
 #define OBJECTS(side) true
+#else
+#define OBJECTS(side) (side == SMALL)
 #endif
 #define INITIATOR_HEARS(dial) (!deaf_initiator[dial] && nempty(to_initiator[dial]))
 #define RESPONDER_HEARS(dial) (!deaf_responder[dial] && nempty(to_responder[dial]))
@@ -515,12 +513,6 @@ init
 
         assert(IS_OPEN(SMALL) + IS_OPEN(LARGE) + OLD_IS_OPEN <= 1);
 #if !defined(LATE_LARGE) && !defined(CUTS) && !defined(REFUSALS)
-#if defined(LATE_SMALL) && !defined(ONE_FOR_LARGE)
-        if
-        :: result[SMALL] == FAILED -> goto done  // its time was up
-        :: else
-        fi;
-#endif
         assert(IS_OPEN(SMALL) || IS_OPEN(LARGE) || OLD_IS_OPEN);
         assert(!lived || OLD_IS_OPEN);
 #ifndef LATE_SMALL
@@ -530,8 +522,6 @@ init
 #endif
         assert(GIVES_IT(LARGE) || (result[LARGE] == FAILED && MAY_FAIL(LARGE)));
 #endif
-done:
-        skip;
 #ifdef IN_TIME
         assert(IS_OPEN(LARGE) && !replaced);  // nobody has had a connection that is not kept
 #endif

@@ -751,12 +751,37 @@ def test_a_verdict_that_never_arrives_leaves_no_connection_and_both_know() -> No
     assert not given_up.is_open
 
 
-def test_a_dial_that_finds_before_its_ack_that_the_other_sides_is_open_gives_that() -> None:
-    """Nobody knew that the two cross until SMALL's SYN-ACK; its verdict is not waited for."""
-    outcome = cross(given=(), delays={"small": (0, 1)}, pace=stall(("small", VERDICT)))
-    assert not list(problems(outcome))
+def test_a_dial_of_the_larger_id_goes_on_though_the_other_side_was_told_ready_meanwhile() -> None:
+    """SMALL's time is up before it hears that READY: LARGE's dial had ended for it, and no connection was left."""
+    outcome = cross(given=(), delays={"large": (2.9, 3.5), "small": (2, 2)}, head_start=6)
+    assert not list(outcome.disagreements()), outcome.explain()
+    assert outcome.initiator == "large"
+    assert isinstance(outcome.dials["large"].end, NoResponse)
+    assert isinstance(outcome.dials["small"].end, Connection)
+
+
+def test_a_dial_of_the_larger_id_that_goes_on_beside_an_open_connection_gives_that() -> None:
+    """Nobody knew that the two cross until SMALL's SYN-ACK; SMALL has heard READY, and says DUPLICATE."""
+    outcome = cross(given=(), delays={"small": (0, 1)})
+    assert not list(problems(outcome)), outcome.explain()
     assert outcome.initiator == "small"
-    assert outcome.dials["small"].ended == 2  # the SYN-ACK, and the end of stream that answers our ABORTED
+    assert outcome.dials["small"].ended == 2  # the verdict
+
+
+def test_where_that_verdict_never_arrives_the_dial_fails_and_both_keep_the_connection() -> None:
+    outcome = cross(given=(), delays={"small": (0, 1)}, pace=stall(("small", VERDICT)))
+    assert not list(outcome.disagreements()), outcome.explain()
+    assert outcome.initiator == "small"
+    assert isinstance(outcome.dials["large"].end, Connection)
+    assert isinstance(outcome.dials["small"].end, NoResponse)
+    assert outcome.dials["small"].ended == 10
+
+
+def test_a_dial_of_the_smaller_id_that_finds_before_its_ack_that_the_other_sides_is_open_gives_that() -> None:
+    outcome = cross(given=(), delays={"large": (0, 1)}, pace=stall(("large", VERDICT)))
+    assert not list(problems(outcome)), outcome.explain()
+    assert outcome.initiator == "large"
+    assert outcome.dials["large"].ended < 3
 
 
 @pytest.mark.parametrize("who", ["small", "large"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trishake import (
     AlertCode,
-    Cause,
+    BadHandshake,
     CloseCode,
     Connection,
     ConnectionClosed,
@@ -24,11 +26,13 @@ from trishake import (
     LocalProtocolError,
     NoResponse,
     Peer,
+    Refused,
     Rejected,
     Role,
     VerdictCode,
     WrongIdentity,
     accept,
+    anyone,
     only,
     reject,
 )
@@ -41,6 +45,8 @@ from .world import CARL, HASTY, by_hand, peer
 
 KEEPING: Final = replace(HASTY, connections_per_identity=1, redial_first=1, redial_longest=16)
 """Pauses between 0.5 and 16 seconds."""
+
+Script = Callable[[ByHand], Awaitable[None]]
 
 
 def kept_peer(identity: Any = ADA, **options: Any) -> Peer:
@@ -203,6 +209,42 @@ async def test_who_says_when_to_come_back_is_not_dialed_before(autojump_clock: M
         assert seconds <= second - first <= seconds + 0.5
 
 
+DAY: Final = 24 * 60 * 60
+
+
+async def times_asked(seconds: int, named: bool) -> list[float]:
+    """When it is dialed who says once to come back in so many seconds, under its key."""
+    places = Places()
+
+    async def later(_: Introduction) -> Decision:
+        return reject(VerdictCode.CAPACITY, retry_after=seconds) if len(places.asked) == 1 else accept()
+
+    async with kept_peer(transports=[places]) as ada, bob_of(trust=later) as bob:
+        listener = await bob.listen("mem://bob")
+        keeper = ada.keep(listener.invite if named else "mem://bob")
+        with trio.fail_after(2 * DAY):
+            await keeper.connected()
+    return [when for _, when in places.asked]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "named", "pause"),
+    [
+        (DAY - 1, True, DAY - 1),
+        (DAY + 60, True, DAY),
+        (2**63, True, DAY),
+        (2**64 - 1, True, DAY),
+        (2**64 - 1, False, KEEPING.redial_longest),
+    ],
+)
+def test_who_says_to_come_back_much_later_is_dialed_again_all_the_same(
+    seconds: int, named: bool, pause: float
+) -> None:
+    """In a day by the word of whom the address names, and in the longest pause by that of whoever stands there."""
+    first, second = trio.run(times_asked, seconds, named, clock=MockClock(autojump_threshold=0))
+    assert pause <= second - first <= pause + 1
+
+
 async def test_who_says_in_clear_when_to_come_back_is_not_dialed_before_either(autojump_clock: MockClock) -> None:
     places = Places()
 
@@ -219,30 +261,7 @@ async def test_who_says_in_clear_when_to_come_back_is_not_dialed_before_either(a
     assert 1 <= len(pauses) <= 2
 
 
-# --- giving up ------------------------------------------------------------------------------------------
-
-
-async def test_a_stranger_at_the_address_ends_it_and_alone_the_keeper(autojump_clock: MockClock) -> None:
-    async with peer(EVE) as eve, kept_peer() as ada:
-        await eve.listen("mem://bob")
-        keeper = ada.keep(f"mem://{BOB.id}@bob")
-        assert isinstance(await failure_of(keeper), WrongIdentity)
-        assert "given up" in repr(keeper)
-        assert ada._keepers == set()
-
-
-async def test_a_stranger_at_one_address_ends_that_address_only(autojump_clock: MockClock) -> None:
-    places = Places()
-    async with peer(EVE) as eve, kept_peer(transports=[places]) as ada:
-        await eve.listen("mem://one")
-        keeper = ada.keep(f"mem://{BOB.id}@one", f"mem://{BOB.id}@two")
-        await trio.sleep(10)
-        assert [name for name, _ in places.asked].count("one") == 1
-        assert [name for name, _ in places.asked].count("two") >= 3
-        assert isinstance(keeper.failure, WrongIdentity)
-        async with bob_of() as bob:
-            await bob.listen("mem://two")
-            assert (await keeper.connected()).peer == bob.id
+# --- what anyone on the path can bring about ------------------------------------------------------------
 
 
 async def speak_http(hand: ByHand) -> None:
@@ -251,17 +270,168 @@ async def speak_http(hand: ByHand) -> None:
     await hand.stream.aclose()
 
 
-async def test_a_foreign_protocol_at_one_address_ends_that_address_only(autojump_clock: MockClock) -> None:
+async def echo_bytes(hand: ByHand) -> None:
+    with suppress(trio.BrokenResourceError):
+        while data := await hand.stream.receive_some():
+            await hand.stream.send_all(data)
+    await hand.stream.aclose()
+
+
+def saying(said: bytes) -> Script:
+    async def say(hand: ByHand) -> None:
+        await hand.hear_flight()
+        await hand.say(said)
+        await hand.hear_to_end()
+
+    return say
+
+
+async def damage_the_signature(hand: ByHand) -> None:
+    await hand.hear_flight()
+    await hand.say(hand.syn_ack(signature=bytes(64)))
+    await hand.hear_to_end()
+
+
+FORGED: Final = {
+    **{code.name: (saying(alert(code.value)), Rejected) for code in AlertCode if code is not AlertCode.ABORTED},
+    "an unknown code": (saying(alert(0x7F)), Rejected),
+    "HTTP": (speak_http, NoResponse),
+    "an echo": (echo_bytes, NoResponse),
+    "a bad signature": (damage_the_signature, BadHandshake),
+}
+
+
+@pytest.mark.parametrize(("script", "kind"), FORGED.values(), ids=FORGED)
+async def test_what_nobody_has_proved_ends_no_address(
+    autojump_clock: MockClock, script: Script, kind: type[DialError]
+) -> None:
+    """The pause grows as it does for silence, and the first cause is remembered."""
     places = Places()
-    async with by_hand(speak_http, "web"), kept_peer(transports=[places]) as ada:
-        keeper = ada.keep(f"mem://{BOB.id}@web", f"mem://{BOB.id}@two")
+    async with kept_peer(transports=[places]) as ada:
+        async with by_hand(script, "bob") as invite:
+            keeper = ada.keep(invite)
+            await trio.sleep(32)
+            assert isinstance(keeper.failure, kind)
+            first = keeper.failure
+        times = [when for _, when in places.asked]
+        pauses = [later - sooner for sooner, later in pairwise(times)]
+        assert len(pauses) >= 4
+        for number, pause in enumerate(pauses):
+            assert min(16, 2**number) / 2 <= pause <= min(16, 2**number) + 1
+        await trio.sleep(5)
+        assert keeper.failure is first
+        async with peer(EVE) as eve:
+            await eve.listen("mem://bob")
+            with trio.fail_after(KEEPING.redial_longest + 1):
+                assert (await keeper.connected()).peer == eve.id
+
+
+async def test_a_forged_time_to_come_back_is_no_longer_than_the_longest_pause(autojump_clock: MockClock) -> None:
+    places = Places()
+    forged = saying(alert(AlertCode.BUSY.value, b"\xff\xff"))
+    async with by_hand(forged, "bob") as invite, kept_peer(transports=[places]) as ada:
+        ada.keep(invite)
+        await trio.sleep(40)
+    pauses = [b - a for (_, a), (_, b) in pairwise(places.asked)]
+    assert len(pauses) == 2
+    assert all(KEEPING.redial_longest <= pause <= KEEPING.redial_longest + 1 for pause in pauses)
+
+
+async def test_a_stranger_in_the_place_of_a_peer_does_not_end_its_address(autojump_clock: MockClock) -> None:
+    """Whoever is on the path can answer under a key of his own; when he has gone, the peer is there."""
+    places = Places()
+    async with kept_peer(transports=[places]) as ada:
+        async with peer(EVE) as eve:
+            await eve.listen("mem://bob")
+            keeper = ada.keep(f"mem://{BOB.id}@bob")
+            await trio.sleep(20)
+            assert isinstance(keeper.failure, WrongIdentity)
+            assert keeper.connection is None
+            assert 4 <= len(places.asked) <= 7
+        async with bob_of() as bob:
+            await bob.listen("mem://bob")
+            with trio.fail_after(KEEPING.redial_longest + 1):
+                assert (await keeper.connected()).peer == bob.id
+
+
+async def test_a_stranger_at_one_address_does_not_keep_the_other_from_being_dialed(
+    autojump_clock: MockClock,
+) -> None:
+    places = Places()
+    async with peer(EVE) as eve, kept_peer(transports=[places]) as ada:
+        await eve.listen("mem://one")
+        keeper = ada.keep(f"mem://{BOB.id}@one", f"mem://{BOB.id}@two")
         await trio.sleep(10)
-        assert [name for name, _ in places.asked].count("web") == 1
-        assert isinstance(keeper.failure, NoResponse)
-        assert keeper.failure.cause is Cause.FOREIGN
+        assert [name for name, _ in places.asked].count("two") >= 3
+        assert isinstance(keeper.failure, WrongIdentity)
         async with bob_of() as bob:
             await bob.listen("mem://two")
             assert (await keeper.connected()).peer == bob.id
+
+
+@pytest.mark.parametrize("who", ["we", "they"])
+async def test_a_stranger_where_nobody_was_named_does_not_end_its_address(
+    autojump_clock: MockClock, who: str
+) -> None:
+    """Neither if our policy refuses him, nor if he proves his identity to say no."""
+    async with kept_peer(trust=only(BOB.id) if who == "we" else anyone) as ada:
+        async with peer(EVE, trust=only(CARL.id)) as eve:
+            await eve.listen("mem://bob")
+            keeper = ada.keep("mem://bob")
+            await trio.sleep(10)
+            assert isinstance(keeper.failure, Untrusted if who == "we" else Rejected)
+        async with bob_of() as bob:
+            await bob.listen("mem://bob")
+            with trio.fail_after(KEEPING.redial_longest + 1):
+                assert (await keeper.connected()).peer == bob.id
+
+
+async def test_a_changed_identity_does_not_end_its_address(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The one who was known may be back, and the other somebody on the path."""
+    policy = KnownPeers(tmp_path / "known")
+    await policy.remember("mem://bob", BOB.id)
+    async with kept_peer(trust=policy) as ada:
+        async with peer(EVE) as eve:
+            await eve.listen("mem://bob")
+            keeper = ada.keep("mem://bob")
+            await trio.sleep(10)
+            assert isinstance(keeper.failure, ChangedIdentity)
+        async with bob_of() as bob:
+            await bob.listen("mem://bob")
+            with trio.fail_after(KEEPING.redial_longest + 1):
+                assert (await keeper.connected()).peer == bob.id
+
+
+async def test_our_own_greeting_that_is_sent_back_to_us_does_not_end_its_address(
+    autojump_clock: MockClock,
+) -> None:
+    """Whoever is on the path can lead our dial to our own listener."""
+    async with kept_peer() as ada:
+        listener = await ada.listen("mem://bob")
+        keeper = ada.keep(f"mem://{BOB.id}@bob")
+        await trio.sleep(10)
+        assert isinstance(keeper.failure, Refused)
+        assert keeper.failure.reason is VerdictCode.SELF
+        await listener.aclose()
+        async with bob_of() as bob:
+            await bob.listen("mem://bob")
+            with trio.fail_after(KEEPING.redial_longest + 1):
+                assert (await keeper.connected()).peer == bob.id
+
+
+# --- giving up ------------------------------------------------------------------------------------------
+
+
+async def test_our_own_policys_no_to_whom_the_addresses_name_ends_it(autojump_clock: MockClock) -> None:
+    places = Places()
+    async with bob_of() as bob, kept_peer(trust=only(EVE.id), transports=[places]) as ada:
+        one, other = await bob.listen("mem://one"), await bob.listen("mem://two")
+        keeper = ada.keep(one.invite, other.invite)
+        assert isinstance(await failure_of(keeper), Untrusted)
+        assert "given up" in repr(keeper)
+        assert ada._keepers == set()
+        await trio.sleep(20)
+        assert asked(places) == [("one", 0), ("two", 0)]
 
 
 async def test_who_blocks_us_is_not_dialed_again_at_any_address(autojump_clock: MockClock) -> None:
@@ -279,15 +449,6 @@ async def test_who_blocks_us_is_not_dialed_again_at_any_address(autojump_clock: 
         assert failure.authenticated
         await trio.sleep(20)
         assert asked(places) == [("one", 0)]
-
-
-async def test_whoever_answers_without_having_been_named_ends_its_address_only(autojump_clock: MockClock) -> None:
-    places = Places()
-    async with bob_of(trust=only(EVE.id)) as bob, kept_peer(CARL) as carl, kept_peer(transports=[places]) as ada:
-        await bob.listen("mem://one")
-        await carl.listen("mem://two")
-        keeper = ada.keep("mem://one", "mem://two")
-        assert (await keeper.connected()).peer == carl.id
 
 
 @pytest.mark.parametrize(
@@ -448,13 +609,13 @@ async def test_several_wait_for_one_connection(autojump_clock: MockClock) -> Non
 
 
 async def test_the_failure_gathers_no_traces_of_those_who_ask(autojump_clock: MockClock) -> None:
-    async with peer(EVE) as eve, kept_peer() as ada:
-        await eve.listen("mem://bob")
-        keeper = ada.keep(f"mem://{BOB.id}@bob")
+    async with bob_of(trust=only(EVE.id)) as bob, kept_peer() as ada:
+        listener = await bob.listen("mem://bob")
+        keeper = ada.keep(listener.invite)
         depths: list[int] = []
 
         async def wait() -> None:
-            with pytest.raises(WrongIdentity) as caught:
+            with pytest.raises(Rejected) as caught:
                 await keeper.connected()
             depths.append(len(caught.traceback))
 
@@ -463,8 +624,10 @@ async def test_the_failure_gathers_no_traces_of_those_who_ask(autojump_clock: Mo
         assert depths == [depths[0]] * 4
 
 
-@pytest.mark.parametrize("after", [0, 0.1, 0.7, 2.2])
-async def test_leaving_the_block_ends_it_whatever_it_is_doing(autojump_clock: MockClock, after: float) -> None:
+@pytest.mark.parametrize("after", [None, 0, 0.1, 0.7, 2.2])
+async def test_leaving_the_block_ends_it_whatever_it_is_doing(
+    autojump_clock: MockClock, after: float | None
+) -> None:
     """Before its first step, connecting, pausing, and with a connection."""
     places = Places(bob=0.5)
     tasks = trio.lowlevel.current_statistics().tasks_living
@@ -472,7 +635,8 @@ async def test_leaving_the_block_ends_it_whatever_it_is_doing(autojump_clock: Mo
         listener = await bob.listen("mem://bob")
         async with kept_peer(transports=[places]) as ada:
             keeper = ada.keep("mem://nobody", listener.invite)
-            await trio.sleep(after)
+            if after is not None:
+                await trio.sleep(after)
             started = trio.current_time()
         assert trio.current_time() - started <= 1
         with pytest.raises((DialError, ConnectionClosed)):
@@ -546,9 +710,11 @@ async def test_known_peers_that_are_mended_are_kept_again(tmp_path: Path, autoju
             assert (await keeper.connected()).peer == BOB.id
 
 
-async def test_a_changed_identity_is_a_reason_to_give_up(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_changed_identity_of_whom_the_address_names_is_a_reason_to_give_up(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     policy = KnownPeers(tmp_path / "known")
     await policy.remember("mem://bob", CARL.id)
     async with kept_peer(trust=policy) as ada, bob_of() as bob:
-        await bob.listen("mem://bob")
-        assert isinstance(await failure_of(ada.keep("mem://bob")), ChangedIdentity)
+        listener = await bob.listen("mem://bob")
+        assert isinstance(await failure_of(ada.keep(listener.invite)), ChangedIdentity)
