@@ -6,6 +6,7 @@ import importlib.metadata
 import random
 import re
 import shlex
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -19,6 +20,8 @@ from trishake.testing._virtual_network import identity_of
 
 pytest_plugins = ["pytester"]
 
+ROOT: Final = Path(__file__).parents[2]
+
 _MODULE: Final = "pytest_trishake"
 INSTALLED: Final = any(entry.value == _MODULE for entry in importlib.metadata.entry_points(group="pytest11"))
 """Whether pytest finds it by itself."""
@@ -28,6 +31,15 @@ def run(pytester: pytest.Pytester, *arguments: str, process: bool = False) -> py
     """pytest, in this process or in one of its own."""
     runs = pytester.runpytest_subprocess if process else pytester.runpytest_inprocess
     return runs(*([] if INSTALLED else ["-p", _MODULE]), "-p", "no:cacheprovider", *arguments)
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/testing.md"])
+def test_the_file_that_the_documents_show_is_enough(pytester: pytest.Pytester, path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    (shown, *_) = re.findall(r"```python\n(from trishake import only\n.*?)```", text, re.DOTALL)
+    assert len(shown.strip().splitlines()) <= 10
+    pytester.makepyfile(shown)
+    run(pytester).assert_outcomes(passed=1)
 
 
 # --- in this run ------------------------------------------------------------------------------------------
