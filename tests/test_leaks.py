@@ -225,7 +225,9 @@ def test_clean_after_all():
 """
 
 
-@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["alone", "in workers"])
+@pytest.mark.parametrize(
+    "options", [pytest.param([], id="alone"), pytest.param(["-n", "2"], id="in workers", marks=pytest.mark.slow)]
+)
 def test_the_test_that_logs_a_secret_or_what_is_no_event_fails(tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "conftest.py").write_text(PLUGIN)
     (tmp_path / "test_some.py").write_text(LEAKING)

@@ -114,6 +114,7 @@ def test_every_claim_of_the_model_is_checked() -> None:
 
 
 @SPIN
+@pytest.mark.slow
 def test_the_small_runs_of_the_greeting_are_as_expected() -> None:
     done = check(MODELS, "--quick", "greeting")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ EACH_PARSER = pytest.mark.parametrize("parser", PARSERS.values(), ids=str)
 NEVER_TAKEN = {"identity-rsa-private-key"}
 """It is read to say what it is."""
 
-INPUTS = 2000
+INPUTS = 1000
 """Of the quickest parsers; the others get fewer, so that each takes about as long."""
 
 

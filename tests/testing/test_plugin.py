@@ -248,7 +248,7 @@ SEEDED: Final = """
         ([], "", "0", "memory"),
         (["--trishake-seed=5", "--trishake-over=tcp"], "trishake_seed = 7", "5", "tcp"),
         ([], "trishake_seed = 7", "7", "memory"),
-        (["-n2", "--trishake-seed=random"], "", None, "memory"),
+        pytest.param(["-n2", "--trishake-seed=random"], "", None, "memory", marks=pytest.mark.slow),
     ],
 )
 def test_the_seed_is_that_of_the_command_line_or_the_settings_for_every_worker(
