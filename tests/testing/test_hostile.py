@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
+import trio
+from trio.testing import MockClock
 
 import trishake.testing
-from trishake import Peer, VerdictCode, reject
+from trishake import Address, Bound, Peer, Place, Transport, VerdictCode, reject
+from trishake._memory import memory_pair
 from trishake.testing import (
     IMPOSTORS,
     STRANGERS,
@@ -125,3 +130,35 @@ async def test_a_listener_that_is_not_there_for_others_afterwards_is_named(netwo
     network.link("honest", "bob").refuse()
     with pytest.raises(AssertionError, match="bob is not there for others after impostor: honest dialed bob: "):
         await assert_listener_withstands(bob, impostor)
+
+
+async def test_what_else_a_dialer_is_connected_with_is_its_own_affair(network: VirtualNetwork) -> None:
+    ada, bob, eve = network.peer("ada"), network.peer("bob"), network.peer("eve")
+    before = await ada.dial(bob)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(assert_dialer_withstands, ada, slow)
+        await trio.sleep(1)
+        meanwhile = await eve.dial(ada)
+    assert before.is_open
+    assert meanwhile.is_open
+
+
+class _Elsewhere(Transport):
+    """Leads whoever dials to somebody who says nothing."""
+
+    schemes = ("tcp",)
+
+    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.abc.Stream:
+        ours, self.theirs = memory_pair()
+        return ours
+
+    async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
+        raise OSError
+
+
+async def test_a_dialer_that_the_hostile_peer_has_never_met_has_withstood_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with Peer(identity_of("app"), transports=[_Elsewhere()]) as app:
+        with pytest.raises(AssertionError, match="never came to silent, .*syn-ack/timeout"):
+            await assert_dialer_withstands(app, silent)

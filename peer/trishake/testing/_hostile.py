@@ -428,13 +428,15 @@ async def assert_dialer_withstands(dialer: Peer, peer: HostilePeer, *, seed: int
 async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Served) -> Answer:
     """What the dialer has said to it. Raises AssertionError where that, or what it makes of it, is not right."""
     who = name_of(dialer)
+    before = dialer.connections
+    came_of_it = "accepted"
     try:
         connection = await dialer.dial(served.invite, trust=anyone)
     except DialError as error:
+        came_of_it = account_of_failure(error, who, peer.name)
         if error.counted_as not in right.counts:
-            found = account_of_failure(error, who, peer.name)
             raise AssertionError(
-                f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {found}\n\n{error.explain()}"
+                f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {came_of_it}\n\n{error.explain()}"
             ) from error
         if right.says not in str(error):
             raise AssertionError(f"{who} was to name {right.says}, and says: {error}") from error
@@ -449,17 +451,23 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
         if ended != right.ended:
             expected = f"the connection of {who} with {peer.name} was to end with {right.ended}"
             raise AssertionError(f"{expected}, and it has ended with {ended}: {closed}")
+    if not served.answers:
+        raise AssertionError(f"{who} never came to {peer.name}, and its dial has led elsewhere: {came_of_it}")
     await wait_until(lambda: all(answer.over or answer.ended for answer in served.answers))
-    told = served.answers[0].told if served.answers else None
-    if told != right.told:
-        raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")
-    if served.answers:
-        _assert_closed(who, peer, right, served.answers[0])
+    answer = served.answers[0]
+    if answer.told != right.told:
+        raise AssertionError(f"{who} told {peer.name} {answer.told}, not {right.told}")
+    _assert_closed(who, peer, right, answer)
     if right.told == AlertCode.ABORTED.name and any(answer.named_itself for answer in served.answers):
         raise AssertionError(f"{who} has named itself to {peer.name}, and was to say {right.told} before that")
-    if dialer.connections:
-        raise AssertionError(f"{who} still has {dialer.connections}")
-    return served.answers[0] if served.answers else Answer()
+    if left := [one for one in dialer.connections if one.peer in _claimed(dialer) and one not in before]:
+        raise AssertionError(f"{who} still has {left}")
+    return answer
+
+
+def _claimed(dialer: Peer) -> set[PeerId]:
+    """Under whose ids a hostile peer may have been taken in; what else the dialer is connected with is its own."""
+    return {identity_of(MALLORY).id, identity_of(VICTIM).id, dialer.id}
 
 
 def _assert_closed(who: str, peer: HostilePeer, right: Right, answer: Answer) -> None:

@@ -14,13 +14,14 @@ from typing import Any, Final, Literal, Self
 
 import trio
 
-from trishake_protocol import PeerId, Role, TrishakeError
+from trishake_protocol import LocalProtocolError, PeerId, Role, TrishakeError
 
 from .._addresses import Address
 from .._connection import Connection
 from .._errors import ConnectionClosed, DialError
 from .._keep import Keeper
 from .._keys import Identity
+from .._listener import Listener
 from .._memory import Memory, memory_pair
 from .._observer import Observer, Progress
 from .._peer import Peer
@@ -87,7 +88,7 @@ class VirtualNetwork:
             self._nursery.cancel_scope.cancel()
             # The body's own error goes on as it is: the nursery would wrap it in a group.
             await self._block.__aexit__(None, None, None)
-            if self._failed is not None and (error is None or isinstance(error, trio.Cancelled)):
+            if self._failed is not None and _is_of_cancellation(error):
                 raise self._failed
 
     def peer(self, name: str, *, identity: Identity | None = None, **options: Any) -> NetworkPeer:
@@ -222,7 +223,7 @@ class NetworkPeer(Peer):
         try:
             async with self:
                 try:
-                    await self.listen(f"mem://{self.name}")
+                    await super().listen(f"mem://{self.name}")
                 finally:
                     self._is_ready.set()
                 await trio.sleep_forever()
@@ -234,7 +235,7 @@ class NetworkPeer(Peer):
         return self._virtual_network.transport(name)
 
     async def ready(self) -> Self:
-        """Wait until it listens; `dial` and `open_stream` do so by themselves."""
+        """Wait until it listens; `dial`, `open_stream` and `listen` do so by themselves."""
         await self._is_ready.wait()
         return self
 
@@ -247,6 +248,11 @@ class NetworkPeer(Peer):
         """As `Peer.dial`."""
         await self.ready()
         return await super().dial(_target(target), *[_address(other) for other in more], trust=trust)
+
+    async def listen(self, address: Address | str) -> Listener:
+        """As `Peer.listen`: somewhere else too; at `mem://name` it listens already."""
+        await self.ready()
+        return await super().listen(address)
 
     async def open_stream(
         self,
@@ -266,7 +272,9 @@ class NetworkPeer(Peer):
         *more: NetworkPeer | Address | str,
         trust: Policy | None = None,
     ) -> Keeper:
-        """As `Peer.keep`; once this peer is `ready`."""
+        """As `Peer.keep`. Raises LocalProtocolError before this peer is `ready`, too."""
+        if not self._is_ready.is_set():
+            raise LocalProtocolError(f"{self.name} has not begun yet: `await {self.name}.ready()` first")
         return super().keep(_target(target), *[_address(other) for other in more], trust=trust)
 
     async def aclose(self, *, finish: float | None = None) -> None:
@@ -280,6 +288,13 @@ class NetworkPeer(Peer):
 
     def __repr__(self) -> str:
         return f"<NetworkPeer {self.name} {self.id.short}>"
+
+
+def _is_of_cancellation(error: BaseException | None) -> bool:
+    """Whether a block has come to its end, or to none but for being cancelled; in a nursery of its own, say."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return error is None or isinstance(error, trio.Cancelled)
 
 
 def _target(target: NetworkPeer | PeerId | Address | str) -> PeerId | Address | str:
