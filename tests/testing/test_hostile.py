@@ -160,5 +160,5 @@ async def test_a_dialer_that_the_hostile_peer_has_never_met_has_withstood_nothin
     autojump_clock: MockClock,
 ) -> None:
     async with Peer(identity_of("app"), transports=[_Elsewhere()]) as app:
-        with pytest.raises(AssertionError, match="never came to silent, .*syn-ack/timeout"):
+        with pytest.raises(AssertionError, match=r"never came to silent, .*syn-ack/timeout"):
             await assert_dialer_withstands(app, silent)
