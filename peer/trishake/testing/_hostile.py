@@ -18,7 +18,17 @@ from typing import Any, Final
 
 import trio
 
-from trishake_protocol import AlertCode, Identity, Network, PeerId, ProtocolError, Role, Suite, code_name
+from trishake_protocol import (
+    AlertCode,
+    Identity,
+    Network,
+    PeerId,
+    ProtocolError,
+    Role,
+    Suite,
+    VerdictCode,
+    code_name,
+)
 from trishake_protocol.messages import Alert, Close, FrameType, RecordType
 from trishake_protocol.noise import HandshakeError
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, SUITES
@@ -118,14 +128,15 @@ def hostile(
 class Answer:
     """What the right peer has said. told: of the greeting, by its name: a refusal, or READY. closed: the code of
     its CLOSE, by its name. ended: whether its stream has ended, cleanly or not. named_itself: whether a dialer has
-    sent ACK, the first thing that names it. over: whether nothing more is heard. obstacle: why the script has not
-    come to its end.
+    sent ACK, the first thing that names it. awaited: whether the script has come to where it waits for the end of
+    that stream. over: whether nothing more is heard. obstacle: why the script has not come to its end.
     """
 
     told: str | None = None
     closed: str | None = None
     ended: bool = False
     named_itself: bool = False
+    awaited: bool = False
     over: bool = False
     obstacle: str | None = None
 
@@ -181,11 +192,15 @@ class Scene:
 
     async def hear_the_end(self) -> None:
         """Wait until the right peer has hung up; what it says in clear before that is its answer."""
+        self.answer.awaited = True
         await read_to_end(self.stream)
 
     async def hear_verdict(self, hand: ByHand) -> None:
-        """The listener's verdict is its answer."""
-        self.answer.told = code_name((await hand.hear_verdict()).code)
+        """The listener's verdict is its answer; behind any but READY it hangs up."""
+        verdict = await hand.hear_verdict()
+        self.answer.told = code_name(verdict.code)
+        if verdict.code is not VerdictCode.READY:
+            await self.hear_the_end()
 
     async def hear_close(self, hand: ByHand) -> None:
         """Read on until the right peer says CLOSE; its code is part of the answer."""
@@ -390,6 +405,7 @@ async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed:
         said = f" ({answer.obstacle})" if answer.obstacle else ""
         raise AssertionError(f"{who} told {peer.name} {answer.told}, not {right.told}{said}")
     _assert_closed(who, peer, right, answer)
+    _assert_hung_up(who, peer, answer)
     await wait_until(lambda: not any(one.greetings for one in listener.listeners))
     if not await wait_until(lambda: bool((_tally(listener) - before).keys() & right.counts)):
         found = dict(_tally(listener) - before)
@@ -454,6 +470,8 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
     if not served.answers:
         raise AssertionError(f"{who} never came to {peer.name}, and its dial has led elsewhere: {came_of_it}")
     await wait_until(lambda: all(answer.over or answer.ended for answer in served.answers))
+    for one in served.answers:
+        _assert_hung_up(who, peer, one)
     answer = served.answers[0]
     if answer.told != right.told:
         raise AssertionError(f"{who} told {peer.name} {answer.told}, not {right.told}")
@@ -474,6 +492,11 @@ def _assert_closed(who: str, peer: HostilePeer, right: Right, answer: Answer) ->
     if right.closed is not None and answer.closed != right.closed:
         said = f" ({answer.obstacle})" if answer.obstacle else ""
         raise AssertionError(f"{who} said CLOSE {answer.closed} to {peer.name}, not {right.closed}{said}")
+
+
+def _assert_hung_up(who: str, peer: HostilePeer, answer: Answer) -> None:
+    if answer.awaited and not answer.ended:
+        raise AssertionError(f"{who} was to hang up on {peer.name}, and has not")
 
 
 def _spoken_by(listener: Dialed) -> tuple[Network, Suite, tuple[int, ...]]:
