@@ -36,5 +36,5 @@ async def test_a_close_that_is_not_answered_as_it_should_be_is_noticed(
     check: Callable[[Peer, HostilePeer], Awaitable[object]],
 ) -> None:
     monkeypatch.setattr(Session, "finish", lambda _: None)
-    with pytest.raises(AssertionError, match="bob said CLOSE .* to speaking_behind_the_end, not NORMAL"):
+    with pytest.raises(AssertionError, match=r"bob said CLOSE .* to speaking_behind_the_end, not NORMAL"):
         await check(network.peer("bob"), speaking_behind_the_end)

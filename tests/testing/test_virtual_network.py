@@ -110,6 +110,17 @@ async def test_a_peer_takes_what_a_peer_takes(network: VirtualNetwork) -> None:
     assert watch.outcomes == ["accepted", "IDENTITY_UNKNOWN"]
 
 
+async def test_a_network_has_peers_within_its_block(autojump_clock: MockClock) -> None:
+    network = VirtualNetwork()
+    with pytest.raises(LocalProtocolError, match="async with VirtualNetwork"):
+        network.peer("ada")
+    async with network:
+        network.peer("ada")
+    with pytest.raises(LocalProtocolError, match="async with VirtualNetwork"):
+        network.peer("bob")
+    assert list(network.peers) == ["ada"]
+
+
 async def test_a_peer_is_told_to_listen_elsewhere_at_once_and_to_keep_somebody_once_it_is_ready(
     network: VirtualNetwork,
 ) -> None:

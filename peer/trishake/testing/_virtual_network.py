@@ -67,6 +67,8 @@ class VirtualNetwork:
         self._links: dict[tuple[str, str], Link] = {}
         self._dials: Counter[tuple[str, str]] = Counter()
         self._within = 0.0
+        self._nursery: trio.Nursery | None = None
+        """While the block runs."""
         self._failed: Exception | None = None
         self._story: deque[str] = deque(maxlen=_REMEMBERED)
 
@@ -85,9 +87,12 @@ class VirtualNetwork:
                     for peer in self.peers.values():
                         closing.start_soon(partial(peer.aclose, finish=0))
         finally:
-            self._nursery.cancel_scope.cancel()
-            # The body's own error goes on as it is: the nursery would wrap it in a group.
-            await self._block.__aexit__(None, None, None)
+            self._block_entered().cancel_scope.cancel()
+            try:
+                # The body's own error goes on as it is: the nursery would wrap it in a group.
+                await self._block.__aexit__(None, None, None)
+            finally:
+                self._nursery = None
             if self._failed is not None and _is_of_cancellation(error):
                 raise self._failed
 
@@ -96,8 +101,10 @@ class VirtualNetwork:
 
         identity: another than the name's own. options: what `Peer` takes; `trust`, say.
         Raises ValueError for a name that is taken, or none that an address can have; a peer that was closed has
-        left its own. If it cannot listen, that error ends the network's block.
+        left its own. LocalProtocolError outside `async with`. If it cannot listen, that error ends the network's
+        block.
         """
+        nursery = self._block_entered()
         if name in self.peers and not self.peers[name].closed:
             raise ValueError(f"there is a peer {name!r} already: a name is one peer's, until that is closed")
         if Address.parse(f"mem://{name}").host != name:
@@ -105,15 +112,22 @@ class VirtualNetwork:
         peer = NetworkPeer(self, name, identity or identity_of(name), options)
         self.peers[name] = peer
         self._names[peer.id] = name
-        self._nursery.start_soon(self._host, peer)
+        nursery.start_soon(self._host, peer, nursery)
         return peer
 
-    async def _host(self, peer: NetworkPeer) -> None:
+    async def _host(self, peer: NetworkPeer, nursery: trio.Nursery) -> None:
         try:
             await peer.run()
         except (OSError, TrishakeError) as error:
             self._failed = error
-            self._nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+
+    def _block_entered(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise LocalProtocolError(
+                "a network has peers within its block: async with VirtualNetwork() as network"
+            )
+        return self._nursery
 
     def link(self, sender: NetworkPeer | str, receiver: NetworkPeer | str) -> Link:
         """The way from one peer, or name, to another; `.reverse` is the way back."""
@@ -172,7 +186,8 @@ class VirtualNetwork:
         return [Bound(replace(address, peer=None), _TcpListener(bound.listener, forget))]
 
     async def connect(self, dialer: str, address: Address, nursery: trio.Nursery) -> End:
-        """Raises OSError."""
+        """Raises OSError; LocalProtocolError outside the network's block."""
+        lines = self._block_entered()
         name = address.host
         if name in self.peers:
             await self.peers[name].ready()
@@ -189,7 +204,7 @@ class VirtualNetwork:
         ends = dialer, name
         self._dials[ends] += 1
         seed = random.Random(f"{self.seed} {dialer} {name} {self._dials[ends]}")
-        self._nursery.start_soon(Line(there, near, far, seed).run)
+        lines.start_soon(Line(there, near, far, seed).run)
         return ours
 
     async def _reach(self, address: Address, nursery: trio.Nursery) -> End:
