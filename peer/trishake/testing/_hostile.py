@@ -389,8 +389,9 @@ class HostilePeers:
 async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed: int = 0) -> Answer:
     """The listener answers this hostile peer as a right one does, and is there for others afterwards. The answer.
 
-    It need not welcome those others: a verdict of whatever kind will do. In a quiet network it need not say an
-    ALERT. Raises AssertionError otherwise.
+    It need not welcome those others: a verdict of whatever kind will do. Nor need it welcome the hostile one,
+    `identity_of("mallory")`; but what one does that is accepted first is then not tried at all. In a quiet network
+    it need not say an ALERT. Raises AssertionError otherwise; NoResponse where nobody listens.
     """
     if peer.listener is None:
         raise ValueError(f"{peer.name} dials nobody: see assert_dialer_withstands")

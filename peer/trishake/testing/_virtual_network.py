@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, cast
 
 import trio
 
@@ -308,7 +308,7 @@ class NetworkPeer(Peer):
 def _is_of_cancellation(error: BaseException | None) -> bool:
     """Whether a block has come to its end, or to none but for being cancelled; in a nursery of its own, say."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
+        return all(map(_is_of_cancellation, cast("BaseExceptionGroup[BaseException]", error).exceptions))
     return error is None or isinstance(error, trio.Cancelled)
 
 
