@@ -100,8 +100,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function) or _SETTING_FIXTURE not in item.fixturenames:
             continue
-        if inspect.iscoroutinefunction(item.obj):
+        if inspect.iscoroutinefunction(item.obj) and _has_pytest_trio(item.config):
             item.add_marker(pytest.mark.trio(run=partial(_run, item)), append=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Say what is amiss before another plugin stumbles over it."""
+    if not isinstance(item, pytest.Function) or _SETTING_FIXTURE not in item.fixturenames:
+        return
+    other = next((name for name in ("asyncio", "anyio") if item.get_closest_marker(name)), None)
+    if not _has_pytest_trio(item.config):
+        why = "pytest-trio runs tests that ask for `network`, and is not here: pip install trishake[testing]"
+    elif other or "anyio_backend" in item.fixturenames:
+        why = (
+            f"`network` is there for tests that Trio runs, and {other or 'anyio'}'s plugin would run this one: "
+            f"take its marker away, or set {other or 'anyio'}_mode to strict"
+        )
+    elif not inspect.iscoroutinefunction(item.obj) and not hasattr(item.obj, "hypothesis"):
+        why = "`network` is there for tests that are `async def`, and this one is not"
+    else:
+        return
+    pytest.fail(f"{item.name}: {why}", pytrace=False)
+
+
+def _has_pytest_trio(config: pytest.Config) -> bool:
+    return any(
+        getattr(plugin, "__name__", None) == "pytest_trio.plugin" for plugin in config.pluginmanager.get_plugins()
+    )
 
 
 def _run(
@@ -125,6 +151,8 @@ def _run(
         try:
             return trio.run(test, clock=clock, instruments=instruments)
         except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is not None:
+                raise KeyboardInterrupt from group  # in whose task it came is chance, and pytest stops at no group
             error, *others = group.exceptions
             if others or group.message != _OF_A_NURSERY:
                 raise
@@ -207,6 +235,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         again = f"pytest --trishake-seed={network.seed} --trishake-over={network.over} {shlex.quote(item.nodeid)}"
         story = network.story() or "nothing has happened"
         report.sections.append(("the network", f"{story}\nseed {network.seed}; the same again: {again}"))
+    if report.when == "teardown" and network is not None:
+        del item.stash[_network]  # the item is there as long as the run, and would hold every network of it
     return report
 
 

@@ -47,6 +47,11 @@ class Listener(trio.abc.AsyncResource):
         """The first invite: `tcp://<peer id>@host:port`, to be given to whoever shall dial."""
         return self.invites[0]
 
+    @property
+    def is_open(self) -> bool:
+        """Until it is closed; greetings that were under way then may end a little later."""
+        return not self._closed
+
     def __repr__(self) -> str:
         return f"<Listener {', '.join(str(address) for address in self.addresses)}>"
 

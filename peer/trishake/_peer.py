@@ -285,7 +285,7 @@ class Peer:
     @property
     def listeners(self) -> tuple[Listener, ...]:
         """Those that are open, in the order in which they were opened."""
-        return tuple(self._listeners)
+        return tuple(listener for listener in self._listeners if listener.is_open)
 
     @property
     def connections(self) -> tuple[Connection, ...]:

@@ -246,6 +246,23 @@ async def test_closing_a_listener_twice_is_fine() -> None:
             await connect(listener)
 
 
+async def test_one_that_is_closed_is_no_longer_among_those_of_its_peer() -> None:
+    """From the moment on: its last greetings may take longer, and its task has to run first."""
+    async with Peer(BOB, limits=QUICK) as bob:
+        assert bob.listeners == ()
+        first, second = await bob.listen(ANYWHERE), await bob.listen(ANYWHERE)
+        assert bob.listeners == (first, second)
+        assert first.is_open
+        stream = await connect(first)
+        while not first.greetings:
+            await trio.sleep(0.001)
+        await first.aclose()
+        assert not first.is_open
+        assert first.greetings
+        assert bob.listeners == (second,)
+        await stream.aclose()
+
+
 async def test_its_repr_says_where_it_listens() -> None:
     async with Peer(BOB) as bob:
         listener = await bob.listen(ANYWHERE)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
+import trio
+from trio.testing import MockClock
 
 import trishake.testing
-from trishake import Peer, VerdictCode, reject
+from trishake import Address, Bound, Memory, Peer, Place, Transport, VerdictCode, reject
+from trishake._memory import memory_pair
 from trishake.testing import (
     IMPOSTORS,
     STRANGERS,
@@ -155,3 +160,93 @@ async def test_a_listener_that_is_not_there_for_others_afterwards_is_named(netwo
     network.link("honest", "bob").refuse()
     with pytest.raises(AssertionError, match="bob is not there for others after impostor: honest dialed bob: "):
         await assert_listener_withstands(bob, impostor)
+
+
+async def test_what_else_a_dialer_is_connected_with_is_its_own_affair(network: VirtualNetwork) -> None:
+    ada, bob, eve = network.peer("ada"), network.peer("bob"), network.peer("eve")
+    before = await ada.dial(bob)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(assert_dialer_withstands, ada, slow)
+        await trio.sleep(1)
+        meanwhile = await eve.dial(ada)
+    assert before.is_open
+    assert meanwhile.is_open
+
+
+class _Unending(trio.abc.HalfCloseableStream):
+    """One that its owner forgets to close: the other side gets everything but the end."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self.stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self.stream.receive_some(max_bytes))
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class _Forgetful(Memory):
+    """Its streams are never closed, and nor are those of its listeners."""
+
+    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.abc.Stream:
+        return _Unending(await super().connect(address, place, nursery))
+
+    async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
+        return [
+            Bound(bound.address, _OfForgetful(bound.listener)) for bound in await super().listen(address, nursery)
+        ]
+
+
+class _OfForgetful(trio.abc.Listener[trio.abc.Stream]):
+    def __init__(self, listener: trio.abc.Listener[trio.abc.Stream]) -> None:
+        self.listener = listener
+
+    async def accept(self) -> trio.abc.Stream:
+        stream = await self.listener.accept()
+        assert isinstance(stream, trio.abc.HalfCloseableStream)
+        return _Unending(stream)
+
+    async def aclose(self) -> None:
+        await self.listener.aclose()
+
+
+@pytest.mark.parametrize("peer", [silent, oversized, impostor], ids=lambda peer: peer.name)
+async def test_who_does_not_hang_up_has_not_withstood(network: VirtualNetwork, peer: HostilePeer) -> None:
+    way = _Forgetful(private=True)
+    listener = network.peer("bob", transports=[way])
+    listener.way_of = lambda name: way
+    with pytest.raises(AssertionError, match=f"^bob was to hang up on {peer.name}, and has not$"):
+        await assert_listener_withstands(listener, peer)
+    with pytest.raises(AssertionError, match=f"^bob was to hang up on {peer.name}, and has not$"):
+        await assert_dialer_withstands(listener, peer)
+
+
+class _Elsewhere(Transport):
+    """Leads whoever dials to somebody who says nothing."""
+
+    schemes = ("tcp",)
+
+    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.abc.Stream:
+        ours, self.theirs = memory_pair()
+        return ours
+
+    async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
+        raise OSError
+
+
+async def test_a_dialer_that_the_hostile_peer_has_never_met_has_withstood_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with Peer(identity_of("app"), transports=[_Elsewhere()]) as app:
+        with pytest.raises(AssertionError, match=r"never came to silent, .*syn-ack/timeout"):
+            await assert_dialer_withstands(app, silent)

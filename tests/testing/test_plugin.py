@@ -289,6 +289,96 @@ MISTAKEN: Final = """
 """
 
 
+NOT_OF_TRIO: Final = """
+    import pytest
+
+    @pytest.mark.asyncio
+    async def test_asyncio(network):
+        pass
+
+    @pytest.mark.anyio
+    async def test_anyio(network):
+        pass
+
+    @pytest.mark.parametrize("anyio_backend", ["trio"])
+    async def test_anyio_auto(anyio_backend, network):
+        pass
+
+    def test_sync(peer_pair):
+        pass
+
+    def test_nothing_to_do_with_it():
+        pass
+"""
+
+
+def test_a_test_that_trio_does_not_run_is_told_so(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmarkers =\n    asyncio: of pytest-asyncio\n    anyio: of anyio")
+    pytester.makepyfile(test_other=NOT_OF_TRIO)
+    result = run(pytester, "--strict-markers", "-W", "error")
+    result.assert_outcomes(passed=1, errors=4)
+    reasons = [
+        "test_asyncio: `network` is there for tests that Trio runs, and asyncio's plugin would run *asyncio_mode*",
+        "test_anyio: `network` is there for tests that Trio runs, and anyio's plugin would run *anyio_mode*",
+        "test_anyio_auto*: `network` is there for tests that Trio runs, and anyio's plugin would run *anyio_mode*",
+        "test_sync: `network` is there for tests that are `async def`, and this one is not",
+    ]
+    result.stdout.fnmatch_lines(reasons)
+
+
+@pytest.mark.parametrize("strict", [(), ("--strict-markers", "-W", "error")])
+def test_a_run_without_pytest_trio_says_what_is_missing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, strict: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile("async def test_it(peer_pair): pass", test_other="def test_other(): pass")
+    result = pytester.runpytest_subprocess("-p", _MODULE, "-p", "no:cacheprovider", *strict)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        "test_it: pytest-trio runs tests *, and is not here: pip install trishake?testing?"
+    )
+
+
+INTERRUPTED: Final = """
+    async def test_interrupted(network):
+        def policy(_):
+            raise KeyboardInterrupt
+
+        await network.peer("ada").dial(network.peer("bob", trust=policy))
+
+    def test_next():
+        pass
+"""
+
+
+def test_ctrl_c_in_the_task_of_a_peer_ends_the_run(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_interrupted=INTERRUPTED)
+    result = run(pytester, process=True)
+    assert result.ret is pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes()
+
+
+KEPT: Final = """
+    import gc
+    from trishake.testing import VirtualNetwork
+
+    async def test_one(network):
+        await network.peer("ada").dial(network.peer("bob"))
+
+    async def test_another(network):
+        await network.peer("ada").dial(network.peer("bob"))
+
+    def test_none_is_left():
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, VirtualNetwork)]
+"""
+
+
+def test_a_network_is_held_no_longer_than_its_test_lasts(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_kept=KEPT)
+    run(pytester, process=True).assert_outcomes(passed=3)
+
+
 def test_a_mistake_of_the_test_is_said_as_one(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(MISTAKEN)
     result = run(pytester)

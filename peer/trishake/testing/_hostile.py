@@ -18,7 +18,17 @@ from typing import Any, Final
 
 import trio
 
-from trishake_protocol import AlertCode, Identity, Network, PeerId, ProtocolError, Role, Suite, code_name
+from trishake_protocol import (
+    AlertCode,
+    Identity,
+    Network,
+    PeerId,
+    ProtocolError,
+    Role,
+    Suite,
+    VerdictCode,
+    code_name,
+)
 from trishake_protocol.messages import Alert, Close, FrameType, RecordType
 from trishake_protocol.noise import HandshakeError
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, SUITES
@@ -119,14 +129,15 @@ def hostile(
 class Answer:
     """What the right peer has said. told: of the greeting, by its name: a refusal, or READY. closed: the code of
     its CLOSE, by its name. ended: whether its stream has ended, cleanly or not. named_itself: whether a dialer has
-    sent ACK, the first thing that names it. over: whether nothing more is heard. obstacle: why the script has not
-    come to its end.
+    sent ACK, the first thing that names it. awaited: whether the script has come to where it waits for the end of
+    that stream. over: whether nothing more is heard. obstacle: why the script has not come to its end.
     """
 
     told: str | None = None
     closed: str | None = None
     ended: bool = False
     named_itself: bool = False
+    awaited: bool = False
     over: bool = False
     obstacle: str | None = None
 
@@ -182,11 +193,15 @@ class Scene:
 
     async def hear_the_end(self) -> None:
         """Wait until the right peer has hung up; what it says in clear before that is its answer."""
+        self.answer.awaited = True
         await read_to_end(self.stream)
 
     async def hear_verdict(self, hand: ByHand) -> None:
-        """The listener's verdict is its answer."""
-        self.answer.told = code_name((await hand.hear_verdict()).code)
+        """The listener's verdict is its answer; behind any but READY it hangs up."""
+        verdict = await hand.hear_verdict()
+        self.answer.told = code_name(verdict.code)
+        if verdict.code is not VerdictCode.READY:
+            await self.hear_the_end()
 
     async def hear_close(self, hand: ByHand) -> None:
         """Read on until the right peer says CLOSE; its code is part of the answer."""
@@ -374,8 +389,9 @@ class HostilePeers:
 async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed: int = 0) -> Answer:
     """The listener answers this hostile peer as a right one does, and is there for others afterwards. The answer.
 
-    It need not welcome those others: a verdict of whatever kind will do. In a quiet network it need not say an
-    ALERT. Raises AssertionError otherwise.
+    It need not welcome those others: a verdict of whatever kind will do. Nor need it welcome the hostile one,
+    `identity_of("mallory")`; but what one does that is accepted first is then not tried at all. In a quiet network
+    it need not say an ALERT. Raises AssertionError otherwise; NoResponse where nobody listens.
     """
     __tracebackhide__ = True  # pytest points at the line of the test
     if peer.listener is None:
@@ -391,6 +407,7 @@ async def assert_listener_withstands(listener: Peer, peer: HostilePeer, *, seed:
         said = f" ({answer.obstacle})" if answer.obstacle else ""
         raise AssertionError(f"{who} told {peer.name} {answer.told}, not {right.told}{said}")
     _assert_closed(who, peer, right, answer)
+    _assert_hung_up(who, peer, answer)
     await wait_until(lambda: not any(one.greetings for one in listener.listeners))
     if not await wait_until(lambda: bool((_tally(listener) - before).keys() & right.counts)):
         found = dict(_tally(listener) - before)
@@ -432,13 +449,14 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
     """What the dialer has said to it. Raises AssertionError where that, or what it makes of it, is not right."""
     who = name_of(dialer)
     before = dialer.connections
+    came_of_it = "accepted"
     try:
         connection = await dialer.dial(served.invite, trust=anyone)
     except DialError as error:
+        came_of_it = account_of_failure(error, who, peer.name)
         if error.counted_as not in right.counts:
-            found = account_of_failure(error, who, peer.name)
             raise AssertionError(
-                f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {found}\n\n{error.explain()}"
+                f"{who} was to count {peer.name} as {' or '.join(right.counts)}; {came_of_it}\n\n{error.explain()}"
             ) from error
         if right.says not in str(error):
             raise AssertionError(f"{who} was to name {right.says}, and says: {error}") from error
@@ -453,17 +471,25 @@ async def _dialed_by(dialer: Peer, peer: HostilePeer, right: Right, served: Serv
         if ended != right.ended:
             expected = f"the connection of {who} with {peer.name} was to end with {right.ended}"
             raise AssertionError(f"{expected}, and it has ended with {ended}: {closed}")
+    if not served.answers:
+        raise AssertionError(f"{who} never came to {peer.name}, and its dial has led elsewhere: {came_of_it}")
     await wait_until(lambda: all(answer.over or answer.ended for answer in served.answers))
-    told = served.answers[0].told if served.answers else None
-    if told != right.told:
-        raise AssertionError(f"{who} told {peer.name} {told}, not {right.told}")
-    if served.answers:
-        _assert_closed(who, peer, right, served.answers[0])
+    for one in served.answers:
+        _assert_hung_up(who, peer, one)
+    answer = served.answers[0]
+    if answer.told != right.told:
+        raise AssertionError(f"{who} told {peer.name} {answer.told}, not {right.told}")
+    _assert_closed(who, peer, right, answer)
     if right.told == AlertCode.ABORTED.name and any(answer.named_itself for answer in served.answers):
         raise AssertionError(f"{who} has named itself to {peer.name}, and was to say {right.told} before that")
-    if left := [connection for connection in dialer.connections if connection not in before]:
+    if left := [one for one in dialer.connections if one.peer in _claimed(dialer) and one not in before]:
         raise AssertionError(f"{who} still has {left}")
-    return served.answers[0] if served.answers else Answer()
+    return answer
+
+
+def _claimed(dialer: Peer) -> set[PeerId]:
+    """Under whose ids a hostile peer may have been taken in; what else the dialer is connected with is its own."""
+    return {identity_of(MALLORY).id, identity_of(VICTIM).id, dialer.id}
 
 
 def _assert_closed(who: str, peer: HostilePeer, right: Right, answer: Answer) -> None:
@@ -478,6 +504,11 @@ def _way_to(listener: Dialed, address: Address, name: str = MALLORY) -> Transpor
         return transport_for(address.scheme)
     way = listener.transport(address)
     return way.of(name) if isinstance(way, Names) else way
+
+
+def _assert_hung_up(who: str, peer: HostilePeer, answer: Answer) -> None:
+    if answer.awaited and not answer.ended:
+        raise AssertionError(f"{who} was to hang up on {peer.name}, and has not")
 
 
 def _spoken_by(listener: Dialed) -> tuple[Network, Suite, tuple[int, ...]]:

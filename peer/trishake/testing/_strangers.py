@@ -224,8 +224,12 @@ def foreign(protocol: str) -> HostilePeer:
 
 
 def _breach(code: str) -> Callable[[Script], HostilePeer]:
-    """Of one that is accepted, and whose connection a right peer ends with this code."""
-    return hostile(listener=Right("accepted", told="READY", ended=code), dialer=Right("accepted", ended=code))
+    """Of one that is accepted, and whose connection a right peer ends with this code, and says so."""
+    closed = None if code == "cut" else code
+    return hostile(
+        listener=Right("accepted", told="READY", ended=code, closed=closed),
+        dialer=Right("accepted", ended=code, closed=closed),
+    )
 
 
 async def _come_in(scene: Scene) -> ByHand:

@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, cast
 
 import trio
 
-from trishake_protocol import PeerId, Role, TrishakeError
+from trishake_protocol import LocalProtocolError, PeerId, Role, TrishakeError
 
 from .._addresses import Address
 from .._connection import Connection
 from .._errors import ConnectionClosed, DialError
 from .._keep import Keeper
 from .._keys import Identity
+from .._listener import Listener
 from .._memory import Memory, memory_pair
 from .._observer import Observer, Progress
 from .._peer import Peer
@@ -66,6 +67,8 @@ class VirtualNetwork:
         self._links: dict[tuple[str, str], Link] = {}
         self._dials: Counter[tuple[str, str]] = Counter()
         self._within = 0.0
+        self._nursery: trio.Nursery | None = None
+        """While the block runs."""
         self._failed: Exception | None = None
         self._story: deque[str] = deque(maxlen=_REMEMBERED)
 
@@ -84,10 +87,13 @@ class VirtualNetwork:
                     for peer in self.peers.values():
                         closing.start_soon(partial(peer.aclose, finish=0))
         finally:
-            self._nursery.cancel_scope.cancel()
-            # The body's own error goes on as it is: the nursery would wrap it in a group.
-            await self._block.__aexit__(None, None, None)
-            if self._failed is not None and (error is None or isinstance(error, trio.Cancelled)):
+            self._block_entered().cancel_scope.cancel()
+            try:
+                # The body's own error goes on as it is: the nursery would wrap it in a group.
+                await self._block.__aexit__(None, None, None)
+            finally:
+                self._nursery = None
+            if self._failed is not None and _is_of_cancellation(error):
                 raise self._failed
 
     def peer(self, name: str, *, identity: Identity | None = None, **options: Any) -> NetworkPeer:
@@ -95,8 +101,10 @@ class VirtualNetwork:
 
         identity: another than the name's own. options: what `Peer` takes; `trust`, say.
         Raises ValueError for a name that is taken, or none that an address can have; a peer that was closed has
-        left its own. If it cannot listen, that error ends the network's block.
+        left its own. LocalProtocolError outside `async with`. If it cannot listen, that error ends the network's
+        block.
         """
+        nursery = self._block_entered()
         if name in self.peers and not self.peers[name].closed:
             raise ValueError(f"there is a peer {name!r} already: a name is one peer's, until that is closed")
         if Address.parse(f"mem://{name}").host != name:
@@ -104,15 +112,22 @@ class VirtualNetwork:
         peer = NetworkPeer(self, name, identity or identity_of(name), options)
         self.peers[name] = peer
         self._names[peer.id] = name
-        self._nursery.start_soon(self._host, peer)
+        nursery.start_soon(self._host, peer, nursery)
         return peer
 
-    async def _host(self, peer: NetworkPeer) -> None:
+    async def _host(self, peer: NetworkPeer, nursery: trio.Nursery) -> None:
         try:
             await peer.run()
         except (OSError, TrishakeError) as error:
             self._failed = error
-            self._nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+
+    def _block_entered(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise LocalProtocolError(
+                "a network has peers within its block: async with VirtualNetwork() as network"
+            )
+        return self._nursery
 
     def link(self, sender: NetworkPeer | str, receiver: NetworkPeer | str) -> Link:
         """The way from one peer, or name, to another; `.reverse` is the way back."""
@@ -172,7 +187,8 @@ class VirtualNetwork:
         return [Bound(replace(address, peer=None), _TcpListener(bound.listener, forget))]
 
     async def connect(self, dialer: str, address: Address, nursery: trio.Nursery) -> End:
-        """Raises OSError."""
+        """Raises OSError; LocalProtocolError outside the network's block."""
+        lines = self._block_entered()
         name = address.host
         if name in self.peers:
             await self.peers[name].ready()
@@ -189,7 +205,7 @@ class VirtualNetwork:
         ends = dialer, name
         self._dials[ends] += 1
         seed = random.Random(f"{self.seed} {dialer} {name} {self._dials[ends]}")
-        self._nursery.start_soon(Line(there, near, far, seed).run)
+        lines.start_soon(Line(there, near, far, seed).run)
         return ours
 
     async def _reach(self, address: Address, nursery: trio.Nursery) -> End:
@@ -223,7 +239,7 @@ class NetworkPeer(Peer):
         try:
             async with self:
                 try:
-                    await self.listen(f"mem://{self.name}")
+                    await super().listen(f"mem://{self.name}")
                 finally:
                     self._is_ready.set()
                 await trio.sleep_forever()
@@ -231,7 +247,7 @@ class NetworkPeer(Peer):
             self.closed = True
 
     async def ready(self) -> Self:
-        """Wait until it listens; `dial` and `open_stream` do so by themselves."""
+        """Wait until it listens; `dial`, `open_stream` and `listen` do so by themselves."""
         await self._is_ready.wait()
         return self
 
@@ -244,6 +260,11 @@ class NetworkPeer(Peer):
         """As `Peer.dial`."""
         await self.ready()
         return await super().dial(_target(target), *[_address(other) for other in more], trust=trust)
+
+    async def listen(self, address: Address | str) -> Listener:
+        """As `Peer.listen`: somewhere else too; at `mem://name` it listens already."""
+        await self.ready()
+        return await super().listen(address)
 
     async def open_stream(
         self,
@@ -263,7 +284,9 @@ class NetworkPeer(Peer):
         *more: NetworkPeer | Address | str,
         trust: Policy | None = None,
     ) -> Keeper:
-        """As `Peer.keep`; once this peer is `ready`."""
+        """As `Peer.keep`. Raises LocalProtocolError before this peer is `ready`, too."""
+        if not self._is_ready.is_set():
+            raise LocalProtocolError(f"{self.name} has not begun yet: `await {self.name}.ready()` first")
         return super().keep(_target(target), *[_address(other) for other in more], trust=trust)
 
     async def aclose(self, *, finish: float | None = None) -> None:
@@ -277,6 +300,13 @@ class NetworkPeer(Peer):
 
     def __repr__(self) -> str:
         return f"<NetworkPeer {self.name} {self.id.short}>"
+
+
+def _is_of_cancellation(error: BaseException | None) -> bool:
+    """Whether a block has come to its end, or to none but for being cancelled; in a nursery of its own, say."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_cancellation, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+    return error is None or isinstance(error, trio.Cancelled)
 
 
 def _target(target: NetworkPeer | PeerId | Address | str) -> PeerId | Address | str:
