@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 import trishake.testing
-from trishake import Address, Bound, Memory, Peer, Place, Transport, VerdictCode, reject
+from trishake import Address, Bound, Memory, Peer, Place, Tcp, Transport, VerdictCode, reject
 from trishake._memory import memory_pair
 from trishake.testing import (
     IMPOSTORS,
@@ -196,10 +197,7 @@ class _Unending(trio.abc.HalfCloseableStream):
 
 
 class _Forgetful(Memory):
-    """Its streams are never closed, and nor are those of its listeners."""
-
-    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> trio.abc.Stream:
-        return _Unending(await super().connect(address, place, nursery))
+    """Its listeners never close what they have accepted."""
 
     async def listen(self, address: Address, nursery: trio.Nursery) -> Sequence[Bound]:
         return [
@@ -220,15 +218,43 @@ class _OfForgetful(trio.abc.Listener[trio.abc.Stream]):
         await self.listener.aclose()
 
 
-@pytest.mark.parametrize("peer", [silent, oversized, impostor], ids=lambda peer: peer.name)
-async def test_who_does_not_hang_up_has_not_withstood(network: VirtualNetwork, peer: HostilePeer) -> None:
-    way = _Forgetful(private=True)
-    listener = network.peer("bob", transports=[way])
-    listener.way_of = lambda name: way
+class _ForgetfulTcp(Tcp):
+    """The same of a dialer. left: what it has not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[trio.SocketStream] = []
+
+    async def connect(self, address: Address, place: Place, nursery: trio.Nursery) -> Any:
+        stream = await super().connect(address, place, nursery)
+        self.left.append(stream)
+        return _Unending(stream)
+
+
+NOT_HUNG_UP_ON = pytest.mark.parametrize("peer", [silent, oversized, impostor], ids=lambda peer: peer.name)
+
+
+@NOT_HUNG_UP_ON
+async def test_a_listener_that_does_not_hang_up_has_not_withstood(
+    network: VirtualNetwork, peer: HostilePeer
+) -> None:
+    listener = network.peer("bob", transports=[_Forgetful(private=True)])
     with pytest.raises(AssertionError, match=f"^bob was to hang up on {peer.name}, and has not$"):
         await assert_listener_withstands(listener, peer)
-    with pytest.raises(AssertionError, match=f"^bob was to hang up on {peer.name}, and has not$"):
-        await assert_dialer_withstands(listener, peer)
+
+
+@NOT_HUNG_UP_ON
+@pytest.mark.parametrize("network", ["tcp"], indirect=True)
+async def test_a_dialer_that_does_not_hang_up_has_not_withstood(
+    network: VirtualNetwork, peer: HostilePeer
+) -> None:
+    way = _ForgetfulTcp()
+    async with Peer(identity_of("bob"), transports=[way]) as dialer:
+        with pytest.raises(AssertionError, match=f"was to hang up on {peer.name}, and has not$"):
+            await assert_dialer_withstands(dialer, peer)
+    assert way.left
+    for stream in way.left:
+        await stream.aclose()
 
 
 class _Elsewhere(Transport):

@@ -45,7 +45,7 @@ from trishake.testing import (
     assert_refuses,
     assert_rejects,
     attack,
-    hostile,
+    hostile_peer,
     identity_of,
     silent,
 )
@@ -383,7 +383,7 @@ async def hold(_: Stream) -> None:
 
 
 def _breach(code: CloseCode) -> Callable[[Callable[[Scene], Awaitable[None]]], HostilePeer]:
-    return hostile(listener=Right("accepted", told="READY", ended=code.name, closed=code.name))
+    return hostile_peer(listener=Right("accepted", told="READY", ended=code.name, closed=code.name))
 
 
 async def _come_in(scene: Scene) -> ByHand:
@@ -434,7 +434,7 @@ async def speaking_when_all_is_said(scene: Scene) -> None:
     await scene.hear_close(hand)
 
 
-@hostile(listener=Right("ack/timeout", told="TIMEOUT"))
+@hostile_peer(listener=Right("ack/timeout", told="TIMEOUT"))
 async def stopping(scene: Scene) -> None:
     """Begins a greeting, and says no more."""
     hand = scene.hand()
@@ -442,7 +442,7 @@ async def stopping(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(listener=Right("ack/broken"))
+@hostile_peer(listener=Right("ack/broken"))
 async def refusing_in_no_words(scene: Scene) -> None:
     """Says an ALERT that is none, in the place of ACK: nobody answers an ALERT with another."""
     hand = scene.hand()
@@ -466,7 +466,7 @@ async def test_a_listener_withstands_it_too(network: VirtualNetwork, peer: Hosti
     await assert_listener_withstands(network.peer("bob"), peer)
 
 
-@hostile(listener=Right("IDENTITY_UNKNOWN", told="IDENTITY_UNKNOWN"))
+@hostile_peer(listener=Right("IDENTITY_UNKNOWN", told="IDENTITY_UNKNOWN"))
 async def talking_on(scene: Scene) -> None:
     """Is rejected, and has more on its way."""
     hand = await _come_in(scene)
@@ -480,7 +480,7 @@ async def test_a_listener_reads_on_behind_a_rejection_which_a_reset_would_destro
     assert answer.obstacle is None
 
 
-@hostile(listener=Right("accepted", told="READY"))
+@hostile_peer(listener=Right("accepted", told="READY"))
 async def crowding(scene: Scene) -> None:
     """Opens a stream more than it may."""
     hand = await _come_in(scene)

@@ -23,7 +23,7 @@ from ._hostile import (
     assert_dialer_withstands,
     assert_listener_withstands,
     attack,
-    hostile,
+    hostile_peer,
     serving,
 )
 from ._impostors import (
@@ -136,7 +136,7 @@ __all__ = [
     "foreign",
     "garbage",
     "hasty",
-    "hostile",
+    "hostile_peer",
     "identity_of",
     "impostor",
     "interceptor",

@@ -114,7 +114,7 @@ class HostilePeer:
         return f"<HostilePeer {self.name}>"
 
 
-def hostile(
+def hostile_peer(
     *, listener: Right | None = None, dialer: Right | None = None, poses: bool = False
 ) -> Callable[[Script], HostilePeer]:
     """Make a hostile peer of a script, as a decorator; for the arguments see `HostilePeer`."""

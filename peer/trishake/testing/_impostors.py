@@ -40,7 +40,7 @@ from trishake_protocol.primitives import KeyPair
 from .._memory import memory_pair
 from .._transport import abandon
 from ._by_hand import ByHand
-from ._hostile import HostilePeer, Right, Scene, hostile
+from ._hostile import HostilePeer, Right, Scene, hostile_peer
 
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType]
 
@@ -140,7 +140,7 @@ def _flipped(data: bytes, at: int, mask: int = 0x01) -> bytes:
 # --- who they are ---------------------------------------------------------------------------------------
 
 
-@hostile(**_refused("BAD_SIGNATURE"), poses=True)
+@hostile_peer(**_refused("BAD_SIGNATURE"), poses=True)
 async def impostor(scene: Scene) -> None:
     """Claims another's id, and signs with a key of its own.
 
@@ -150,7 +150,7 @@ async def impostor(scene: Scene) -> None:
     await _greet(scene, claims={"id": scene.victim.id.key})
 
 
-@hostile(**_refused("BAD_SIGNATURE"), poses=True)
+@hostile_peer(**_refused("BAD_SIGNATURE"), poses=True)
 async def unsigned(scene: Scene) -> None:
     """Claims another's id, and leaves the signature out.
 
@@ -159,7 +159,7 @@ async def unsigned(scene: Scene) -> None:
     await _greet(scene, claims={"id": scene.victim.id.key}, signature=b"")
 
 
-@hostile(dialer=Right("IDENTITY_UNKNOWN", told="ABORTED"), poses=True)
+@hostile_peer(dialer=Right("IDENTITY_UNKNOWN", told="ABORTED"), poses=True)
 async def squatter(scene: Scene) -> None:
     """Answers at another's address, with an identity of its own that it proves.
 
@@ -168,7 +168,7 @@ async def squatter(scene: Scene) -> None:
     await _greet(scene)
 
 
-@hostile(listener=Right("BAD_SIGNATURE", told="BAD_SIGNATURE"))
+@hostile_peer(listener=Right("BAD_SIGNATURE", told="BAD_SIGNATURE"))
 async def doppelganger(scene: Scene) -> None:
     """Claims the id of the very listener that it dials.
 
@@ -177,7 +177,7 @@ async def doppelganger(scene: Scene) -> None:
     await _greet(scene, claims={"id": _dialed(scene).key})
 
 
-@hostile(**_refused("BAD_SIGNATURE"), poses=True)
+@hostile_peer(**_refused("BAD_SIGNATURE"), poses=True)
 async def stolen_static(scene: Scene) -> None:
     """Has another's Noise static key pair, and a greeting that the other has signed before for the same peer.
 
@@ -187,7 +187,7 @@ async def stolen_static(scene: Scene) -> None:
     await _say_what_the_victim_said(scene, scene.hand(static_key=scene.victim.static_key))
 
 
-@hostile(**_refused("BAD_IDENTITY_KEY"))
+@hostile_peer(**_refused("BAD_IDENTITY_KEY"))
 async def small_order_identity(scene: Scene) -> None:
     """Has the neutral element for its key, under which one signature is good for every text.
 
@@ -196,7 +196,7 @@ async def small_order_identity(scene: Scene) -> None:
     await _greet(scene, claims={"id": NEUTRAL}, signature=NEUTRAL + bytes(32))
 
 
-@hostile(**_refused("BAD_IDENTITY_KEY"))
+@hostile_peer(**_refused("BAD_IDENTITY_KEY"))
 async def noncanonical_identity(scene: Scene) -> None:
     """Writes its key as no key is to be written, with a y that is not reduced: one identity had two ids.
 
@@ -205,7 +205,7 @@ async def noncanonical_identity(scene: Scene) -> None:
     await _greet(scene, claims={"id": NOT_CANONICAL})
 
 
-@hostile(**_refused("BAD_IDENTITY_KEY"))
+@hostile_peer(**_refused("BAD_IDENTITY_KEY"))
 async def unknown_algorithm(scene: Scene) -> None:
     """Says that its key is of another algorithm than Ed25519.
 
@@ -233,7 +233,7 @@ class _WithoutPrivate(KeyPair):
         object.__setattr__(self, "public", public)
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"))
+@hostile_peer(**_refused("HANDSHAKE_FAILED"))
 async def small_order_ephemeral(scene: Scene) -> None:
     """Sends an ephemeral key of small order, with which every shared secret is zero.
 
@@ -243,7 +243,7 @@ async def small_order_ephemeral(scene: Scene) -> None:
     await _greet(scene, scene.hand(ephemeral=_SmallOrder()))
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"))
+@hostile_peer(**_refused("HANDSHAKE_FAILED"))
 async def small_order_static(scene: Scene) -> None:
     """Sends a Noise static key of small order, with which every shared secret is zero.
 
@@ -253,7 +253,7 @@ async def small_order_static(scene: Scene) -> None:
     await _greet(scene, scene.hand(static_key=_SmallOrder()))
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"))
+@hostile_peer(**_refused("HANDSHAKE_FAILED"))
 async def outsider(scene: Scene) -> None:
     """Knows neither the name of the network nor its key, and repeats the tag that it has seen on the wire.
 
@@ -286,7 +286,7 @@ async def _sign_otherwise(scene: Scene, **otherwise: Any) -> None:
     await _greet(scene, signature=sign)
 
 
-@hostile(**_refused("BAD_SIGNATURE"))
+@hostile_peer(**_refused("BAD_SIGNATURE"))
 async def wrong_transcript(scene: Scene) -> None:
     """Signs its greeting for another transcript: one signature were good for every connection.
 
@@ -295,7 +295,7 @@ async def wrong_transcript(scene: Scene) -> None:
     await _sign_otherwise(scene, handshake_hash=bytes(32))
 
 
-@hostile(**_refused("BAD_SIGNATURE"))
+@hostile_peer(**_refused("BAD_SIGNATURE"))
 async def wrong_static_key(scene: Scene) -> None:
     """Signs its greeting for another Noise static key than it uses.
 
@@ -304,7 +304,7 @@ async def wrong_static_key(scene: Scene) -> None:
     await _sign_otherwise(scene, static_key=scene.victim.static_key.public)
 
 
-@hostile(**_refused("BAD_SIGNATURE"))
+@hostile_peer(**_refused("BAD_SIGNATURE"))
 async def wrong_responder(scene: Scene) -> None:
     """Signs its greeting for another responder; as one, it names a responder where none is to be named.
 
@@ -313,7 +313,7 @@ async def wrong_responder(scene: Scene) -> None:
     await _sign_otherwise(scene, responder=scene.victim.id)
 
 
-@hostile(**_refused("BAD_SIGNATURE"))
+@hostile_peer(**_refused("BAD_SIGNATURE"))
 async def wrong_role(scene: Scene) -> None:
     """Signs its greeting as the other role would.
 
@@ -322,7 +322,7 @@ async def wrong_role(scene: Scene) -> None:
     await _sign_otherwise(scene, role=scene.role.other)
 
 
-@hostile(**_refused("BAD_SIGNATURE"))
+@hostile_peer(**_refused("BAD_SIGNATURE"))
 async def wrong_record(scene: Scene) -> None:
     """Signs another record than it sends.
 
@@ -335,7 +335,9 @@ async def wrong_record(scene: Scene) -> None:
     await _greet(scene, signature=sign)
 
 
-@hostile(listener=Right("BAD_SIGNATURE", told="BAD_SIGNATURE"), dialer=Right("IDENTITY_UNKNOWN", told="ABORTED"))
+@hostile_peer(
+    listener=Right("BAD_SIGNATURE", told="BAD_SIGNATURE"), dialer=Right("IDENTITY_UNKNOWN", told="ABORTED")
+)
 async def misbinding(scene: Scene) -> None:
     """Dialed by somebody who means it, passes him on to another peer; dialed by a right peer, passes that on too.
 
@@ -346,7 +348,7 @@ async def misbinding(scene: Scene) -> None:
     await _greet(scene, scene.hand(scene.victim), responder=scene.identity.id)
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"))
+@hostile_peer(**_refused("HANDSHAKE_FAILED"))
 async def key_misbinding(scene: Scene) -> None:
     """Signs another's Noise static key as its own, without its private half: what the other says were its words.
 
@@ -356,7 +358,7 @@ async def key_misbinding(scene: Scene) -> None:
     await _greet(scene, scene.hand(static_key=_WithoutPrivate(scene.victim.static_key.public)))
 
 
-@hostile(**_refused("BAD_SIGNATURE"), poses=True)
+@hostile_peer(**_refused("BAD_SIGNATURE"), poses=True)
 async def interceptor(scene: Scene) -> None:
     """A man in the middle who greets both sides with keys of his own, and hands on what the other side has signed.
 
@@ -396,7 +398,7 @@ async def _greeting_of_the_victim(scene: Scene, suite: Suite) -> bytes:
 # --- what they say --------------------------------------------------------------------------------------
 
 
-@hostile(**_refused("EXPIRED"))
+@hostile_peer(**_refused("EXPIRED"))
 async def expired(scene: Scene) -> None:
     """Greets with a record whose time was over an hour ago.
 
@@ -405,7 +407,7 @@ async def expired(scene: Scene) -> None:
     await _greet(scene, claims={"exp": int(time.time()) - EXPIRY_ALLOWANCE - 3600})
 
 
-@hostile(**_refused("UNSUPPORTED_CRITICAL"))
+@hostile_peer(**_refused("UNSUPPORTED_CRITICAL"))
 async def unknown_critical(scene: Scene) -> None:
     """Says something that must be understood, under a key that nobody knows.
 
@@ -415,7 +417,7 @@ async def unknown_critical(scene: Scene) -> None:
     await _greet(scene, claims={"extra": {"!only-on-sundays": True}})
 
 
-@hostile(**_refused("BAD_GREETING"))
+@hostile_peer(**_refused("BAD_GREETING"))
 async def bad_padding(scene: Scene) -> None:
     """Hides words in the padding of its greeting, which no signature covers.
 
@@ -430,7 +432,7 @@ async def bad_padding(scene: Scene) -> None:
     await _greet(scene, payload=hide)
 
 
-@hostile(**_refused("BAD_GREETING"))
+@hostile_peer(**_refused("BAD_GREETING"))
 async def noncanonical_greeting(scene: Scene) -> None:
     """Signs a record whose encoding is not the shortest: what is read and what was signed could come apart.
 
@@ -439,7 +441,7 @@ async def noncanonical_greeting(scene: Scene) -> None:
     await _greet(scene, record=lambda record: b"\xde\x00" + bytes((record[0] & 0x0F,)) + record[1:])
 
 
-@hostile(**_refused("BAD_GREETING"))
+@hostile_peer(**_refused("BAD_GREETING"))
 async def role_confusion(scene: Scene) -> None:
     """Signs a record that says that it is of the other role.
 
@@ -448,7 +450,7 @@ async def role_confusion(scene: Scene) -> None:
     await _greet(scene, claims={"role": scene.role.other.value})
 
 
-@hostile(**_refused("DOWNGRADE"))
+@hostile_peer(**_refused("DOWNGRADE"))
 async def downgrader(scene: Scene) -> None:
     """Speaks the worse of two suites that both sides have; as responder, one that it says it does not have.
 
@@ -470,7 +472,7 @@ async def downgrader(scene: Scene) -> None:
         await _greet(scene, hand, claims={"offers": (*hand.offers, _UNKNOWN_OFFER)})
 
 
-@hostile(listener=Right("DOWNGRADE", told="DOWNGRADE"))
+@hostile_peer(listener=Right("DOWNGRADE", told="DOWNGRADE"))
 async def offers_stripper(scene: Scene) -> None:
     """Signs that it has offered one suite more than its preface says: as if that had been struck out on the way.
 
@@ -480,7 +482,7 @@ async def offers_stripper(scene: Scene) -> None:
     await _greet(scene, hand, claims={"offers": (*hand.offers, _UNKNOWN_OFFER)})
 
 
-@hostile(**_refused("DOWNGRADE"))
+@hostile_peer(**_refused("DOWNGRADE"))
 async def version_downgrader(scene: Scene) -> None:
     """Signs that it does not speak the version that it speaks.
 
@@ -490,7 +492,7 @@ async def version_downgrader(scene: Scene) -> None:
     await _greet(scene, hand, claims={"vers": (2, 3)})
 
 
-@hostile(listener=Right("DOWNGRADE", told="DOWNGRADE"))
+@hostile_peer(listener=Right("DOWNGRADE", told="DOWNGRADE"))
 async def version_stripper(scene: Scene) -> None:
     """Signs that it speaks a higher version than its preface says: as if that had been struck out on the way.
 
@@ -502,7 +504,7 @@ async def version_stripper(scene: Scene) -> None:
 # --- what was said before -------------------------------------------------------------------------------
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"), poses=True)
+@hostile_peer(**_refused("HANDSHAKE_FAILED"), poses=True)
 async def replayer(scene: Scene) -> None:
     """Has recorded a whole greeting of another, byte for byte, and sends it once more.
 
@@ -551,7 +553,7 @@ async def _call_of_the_victim(scene: Scene) -> tuple[bytes, bytes]:
     return flight, ack
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"))
+@hostile_peer(**_refused("HANDSHAKE_FAILED"))
 async def reflecting(scene: Scene) -> None:
     """Has no key of its own, and sends back those of the other side, encrypted as they came.
 
@@ -570,7 +572,7 @@ async def reflecting(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(listener=Right("MALFORMED", told="MALFORMED"), dialer=Right("syn-ack/foreign"))
+@hostile_peer(listener=Right("MALFORMED", told="MALFORMED"), dialer=Right("syn-ack/foreign"))
 async def echoing(scene: Scene) -> None:
     """Sends back every byte that it hears.
 
@@ -584,7 +586,7 @@ async def echoing(scene: Scene) -> None:
         await scene.stream.send_all(data)
 
 
-@hostile(dialer=Right(("SELF", "syn-ack/closed")))
+@hostile_peer(dialer=Right(("SELF", "syn-ack/closed")))
 async def self_relay(scene: Scene) -> None:
     """Hands a dialer's own words to the listener of that same dialer, and the answer back to it.
 
@@ -610,7 +612,7 @@ async def self_relay(scene: Scene) -> None:
 # These pass on what an honest victim says, in either role, but for what their docstrings say.
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"), poses=True)
+@hostile_peer(**_refused("HANDSHAKE_FAILED"), poses=True)
 async def man_in_the_middle(scene: Scene) -> None:
     """Passes everything on as it came but for one byte: of an honest peer's SYN-ACK, or ACK.
 
@@ -628,7 +630,7 @@ async def man_in_the_middle(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"), poses=True)
+@hostile_peer(**_refused("HANDSHAKE_FAILED"), poses=True)
 async def preface_tamperer(scene: Scene) -> None:
     """Passes everything on as it came but for one byte of the preface that is not looked at before the end.
 
@@ -638,7 +640,7 @@ async def preface_tamperer(scene: Scene) -> None:
     await _tamper_with_the_flight(scene, lambda preface: _VERSION_MAX_AT)
 
 
-@hostile(**_refused("HANDSHAKE_FAILED"), poses=True)
+@hostile_peer(**_refused("HANDSHAKE_FAILED"), poses=True)
 async def syn_tamperer(scene: Scene) -> None:
     """Passes everything on as it came but for one bit of the key in SYN.
 
@@ -700,7 +702,7 @@ async def _tamper_with_records(scene: Scene, tamper: Callable[[list[bytes]], lis
         await scene.hear_the_end()
 
 
-@hostile(**_ended("PROTOCOL"), poses=True)
+@hostile_peer(**_ended("PROTOCOL"), poses=True)
 async def record_tamperer(scene: Scene) -> None:
     """Changes one byte of a record, once the two have met.
 
@@ -710,7 +712,7 @@ async def record_tamperer(scene: Scene) -> None:
     await _tamper_with_records(scene, lambda records: [_flipped(records[0], -1), *records[1:]])
 
 
-@hostile(**_ended("PROTOCOL"), poses=True)
+@hostile_peer(**_ended("PROTOCOL"), poses=True)
 async def record_dropper(scene: Scene) -> None:
     """Keeps one record back, once the two have met, and passes on the next.
 
@@ -720,7 +722,7 @@ async def record_dropper(scene: Scene) -> None:
     await _tamper_with_records(scene, lambda records: records[1:])
 
 
-@hostile(**_ended("PROTOCOL"), poses=True)
+@hostile_peer(**_ended("PROTOCOL"), poses=True)
 async def record_replayer(scene: Scene) -> None:
     """Passes a record on twice, once the two have met.
 
@@ -730,7 +732,7 @@ async def record_replayer(scene: Scene) -> None:
     await _tamper_with_records(scene, lambda records: [records[0], *records])
 
 
-@hostile(**_ended("PROTOCOL"), poses=True)
+@hostile_peer(**_ended("PROTOCOL"), poses=True)
 async def record_reorderer(scene: Scene) -> None:
     """Passes two records on in the wrong order, once the two have met.
 
@@ -740,7 +742,7 @@ async def record_reorderer(scene: Scene) -> None:
     await _tamper_with_records(scene, lambda records: [records[1], records[0], records[2]])
 
 
-@hostile(**_ended("PROTOCOL"), poses=True)
+@hostile_peer(**_ended("PROTOCOL"), poses=True)
 async def record_relabeller(scene: Scene) -> None:
     """Writes another frame type in front of a record, once the two have met.
 
@@ -754,7 +756,7 @@ async def record_relabeller(scene: Scene) -> None:
     await _tamper_with_records(scene, relabel)
 
 
-@hostile(**_ended("PROTOCOL"), poses=True)
+@hostile_peer(**_ended("PROTOCOL"), poses=True)
 async def record_reflector(scene: Scene) -> None:
     """Sends a peer's own record back to it, once the two have met.
 
@@ -772,7 +774,7 @@ async def record_reflector(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(**_ended("PROTOCOL"))
+@hostile_peer(**_ended("PROTOCOL"))
 async def unencrypted(scene: Scene) -> None:
     """Says a record in clear, once it is taken in.
 
@@ -785,7 +787,7 @@ async def unencrypted(scene: Scene) -> None:
         await scene.hear_the_end()
 
 
-@hostile(**_ended("PROTOCOL"))
+@hostile_peer(**_ended("PROTOCOL"))
 async def second_verdict(scene: Scene) -> None:
     """Says READY once it is taken in: as initiator for once, as responder once more.
 
@@ -798,7 +800,7 @@ async def second_verdict(scene: Scene) -> None:
         await scene.hear_the_end()
 
 
-@hostile(dialer=Right("verdict/broken"))
+@hostile_peer(dialer=Right("verdict/broken"))
 async def verdict_skipper(scene: Scene) -> None:
     """Proves who it is, says no verdict, and goes on as if it had.
 
@@ -810,7 +812,7 @@ async def verdict_skipper(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(dialer=Right("verdict/broken"))
+@hostile_peer(dialer=Right("verdict/broken"))
 async def verdict_in_clear(scene: Scene) -> None:
     """Says READY in clear: anybody on the way could have said it.
 
@@ -823,7 +825,7 @@ async def verdict_in_clear(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(dialer=Right("verdict/broken"), poses=True)
+@hostile_peer(dialer=Right("verdict/broken"), poses=True)
 async def verdict_relabeller(scene: Scene) -> None:
     """Writes another frame type in front of an honest peer's READY.
 

@@ -16,7 +16,7 @@ from trishake_protocol.limits import FRAME_HEADER, STREAM_WINDOW, TAG_LENGTH
 from trishake_protocol.messages import Close, FrameType, MuxFlag, MuxType, RecordType, encode_frame
 
 from ._by_hand import ByHand, mux, opening
-from ._hostile import HostilePeer, Right, Scene, Script, hostile
+from ._hostile import HostilePeer, Right, Scene, Script, hostile_peer
 
 _PAUSE: Final = 1.0
 """Seconds between two bytes of a slow peer: none of them is late, and all of them together are."""
@@ -37,7 +37,7 @@ _NOBODY_ANSWERS: Final = "hostile/1"
 # --- without a key --------------------------------------------------------------------------------------
 
 
-@hostile(listener=Right("syn/timeout"), dialer=Right("syn-ack/timeout"))
+@hostile_peer(listener=Right("syn/timeout"), dialer=Right("syn-ack/timeout"))
 async def silent(scene: Scene) -> None:
     """Connects, or accepts, and says nothing at all.
 
@@ -47,7 +47,7 @@ async def silent(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(listener=Right("syn/timeout", told="TIMEOUT"), dialer=Right("syn-ack/timeout"))
+@hostile_peer(listener=Right("syn/timeout", told="TIMEOUT"), dialer=Right("syn-ack/timeout"))
 async def slow(scene: Scene) -> None:
     """Says what it should, a byte a second.
 
@@ -75,7 +75,7 @@ async def _trickle(scene: Scene, said: bytes) -> None:
         await trio.sleep(_PAUSE)
 
 
-@hostile(listener=Right("syn/foreign"), dialer=Right("syn-ack/foreign"))
+@hostile_peer(listener=Right("syn/foreign"), dialer=Right("syn-ack/foreign"))
 async def garbage(scene: Scene) -> None:
     """Sends random bytes.
 
@@ -88,7 +88,7 @@ async def garbage(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(listener=Right("MALFORMED", told="MALFORMED"), dialer=Right("syn-ack/broken"))
+@hostile_peer(listener=Right("MALFORMED", told="MALFORMED"), dialer=Right("syn-ack/broken"))
 async def oversized(scene: Scene) -> None:
     """Announces a SYN, or a SYN-ACK, of 65535 bytes.
 
@@ -105,7 +105,7 @@ async def oversized(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(listener=Right("syn/closed"), dialer=Right("syn-ack/closed"))
+@hostile_peer(listener=Right("syn/closed"), dialer=Right("syn-ack/closed"))
 async def truncating(scene: Scene) -> None:
     """Ends its stream one byte before the end of SYN, or of SYN-ACK.
 
@@ -121,7 +121,7 @@ async def truncating(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(listener=Right("ack/closed"), dialer=Right("verdict/closed"))
+@hostile_peer(listener=Right("ack/closed"), dialer=Right("verdict/closed"))
 async def leaving(scene: Scene) -> None:
     """Ends its stream where it should send ACK, or the verdict.
 
@@ -136,7 +136,7 @@ async def leaving(scene: Scene) -> None:
     await scene.hear_the_end()
 
 
-@hostile(listener=Right("syn/reset"), dialer=Right("syn-ack/reset"))
+@hostile_peer(listener=Right("syn/reset"), dialer=Right("syn-ack/reset"))
 async def resetting(scene: Scene) -> None:
     """Breaks the connection in the middle of SYN, or of SYN-ACK.
 
@@ -152,7 +152,7 @@ async def resetting(scene: Scene) -> None:
     scene.stream.reset()
 
 
-@hostile(listener=Right("BUSY", told="BUSY"))
+@hostile_peer(listener=Right("BUSY", told="BUSY"))
 async def flooding(scene: Scene) -> None:
     """Connects again and again, says nothing, and holds what it has.
 
@@ -226,7 +226,7 @@ def foreign(protocol: str) -> HostilePeer:
 def _breach(code: str) -> Callable[[Script], HostilePeer]:
     """Of one that is accepted, and whose connection a right peer ends with this code, and says so."""
     closed = None if code == "cut" else code
-    return hostile(
+    return hostile_peer(
         listener=Right("accepted", told="READY", ended=code, closed=closed),
         dialer=Right("accepted", ended=code, closed=closed),
     )
@@ -348,7 +348,7 @@ async def fickle(scene: Scene) -> None:
     await scene.hear_close(hand)
 
 
-@hostile(listener=Right("MALFORMED", told="MALFORMED"), dialer=Right("verdict/broken"))
+@hostile_peer(listener=Right("MALFORMED", told="MALFORMED"), dialer=Right("verdict/broken"))
 async def hasty(scene: Scene) -> None:
     """Sends data before there is a verdict: in the place of ACK, or of the verdict itself.
 
