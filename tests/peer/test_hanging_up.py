@@ -402,7 +402,7 @@ def on_sockets() -> list[Any]:
     every = [
         (where, way, one) for where in (TCP, TLS, WS) for way in ("cut", "reset", "killed") for one in APPLICATIONS
     ]
-    often = {(where, *case) for where in (TCP, TLS, WS) for case in (("reset", "plain"), ("cut", "dialed"))}
+    often = {(where, "cut", "dialed") for where in (TCP, TLS, WS)}
     often |= {(TCP, "reset", one) for one in APPLICATIONS} | {(TCP, "killed", "nursery"), (TCP, "cut", "full")}
     return [
         pytest.param(

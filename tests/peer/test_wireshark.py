@@ -410,7 +410,7 @@ def _sender(said: tuple[Role, bytes]) -> Role:
     return said[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def all_of_it(tmp_path_factory: pytest.TempPathFactory) -> Everything:
     return Everything(tmp_path_factory.mktemp("wireshark"))
 

@@ -73,7 +73,13 @@ DIALED: Final = [peer for peer in IMPOSTORS if peer.dialer is not None]
 in_memory: Final = pytest.mark.parametrize("network", ["memory"], indirect=True)
 over_tcp: Final = pytest.mark.parametrize("network", ["tcp"], indirect=True)
 everywhere: Final = pytest.mark.parametrize("network", ["memory", "tcp"], indirect=True)
-suites_in_public: Final = pytest.mark.parametrize("options", PUBLIC.values(), ids=PUBLIC)
+suites_in_public: Final = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(PUBLIC["classical"], id="classical"),
+        pytest.param(PUBLIC["hybrid"], id="hybrid", marks=pytest.mark.slow),  # over TCP, it is that of all
+    ],
+)
 suites_in_private: Final = pytest.mark.parametrize("options", PRIVATE.values(), ids=PRIVATE)
 
 

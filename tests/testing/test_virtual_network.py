@@ -325,7 +325,9 @@ FAULTS: Final = {
 
 
 @pytest.mark.parametrize(
-    ("network", "rough"), [("memory", False), ("memory", True), ("tcp", False)], indirect=["network"]
+    ("network", "rough"),
+    [("memory", False), ("memory", True), pytest.param("tcp", False, marks=pytest.mark.slow)],
+    indirect=["network"],
 )
 @pytest.mark.parametrize(("place", "fault"), FAULTS)
 async def test_a_fault_of_the_link_is_what_either_side_says_of_the_greeting(
