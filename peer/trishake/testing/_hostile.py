@@ -29,6 +29,7 @@ from trishake_protocol import (
     VerdictCode,
     code_name,
 )
+from trishake_protocol.limits import FRAME_HEADER, PREFACE_HEADER
 from trishake_protocol.messages import Alert, Close, FrameType, RecordType
 from trishake_protocol.noise import HandshakeError
 from trishake_protocol.patterns import CLASSICAL, CLASSICAL_PSK, SUITES
@@ -59,12 +60,6 @@ VICTIM: Final = "victim"
 
 HONEST: Final = "honest"
 """Who comes afterwards."""
-
-_HEADER: Final = 3
-"""Bytes in front of a frame's body."""
-
-_PREFACE: Final = 19
-"""Bytes of a preface, without its offers and its extension."""
 
 _UNWELCOME: Final = {"IDENTITY_UNKNOWN", "IDENTITY_BLOCKED", "POLICY"}
 """What a listener says whose policy has no place for strangers."""
@@ -530,10 +525,10 @@ def _tally(listener: Peer) -> Counter[str]:
 def _frames_in(heard: bytes, *, preface: bool) -> Iterator[tuple[int, bytes]]:
     """(type, body) of each whole frame in what was heard. preface: whether that begins with one."""
     position = 0
-    if preface and len(heard) >= _PREFACE:
-        position = _PREFACE + 2 * heard[8] + int.from_bytes(heard[9:11], "big")
-    while len(heard) >= position + _HEADER:
-        body = position + _HEADER
+    if preface and len(heard) >= PREFACE_HEADER:
+        position = PREFACE_HEADER + 2 * heard[8] + int.from_bytes(heard[9:11], "big")
+    while len(heard) >= position + FRAME_HEADER:
+        body = position + FRAME_HEADER
         end = body + int.from_bytes(heard[position + 1 : body], "big")
         if len(heard) >= end:
             yield heard[position], heard[body:end]

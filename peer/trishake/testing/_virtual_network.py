@@ -228,7 +228,6 @@ class NetworkPeer(Peer):
         transports = [network.transport(name), *options.pop("transports", ())]
         super().__init__(identity, observers=observers, transports=transports, **options)
         self.name: Final = name
-        self._virtual_network = network
         self.invite: Final = str(Address(name, peer=self.id, scheme="mem"))
         """`mem://<peer id>@name`, also before it listens."""
         self.closed = False
