@@ -12,7 +12,6 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -131,10 +130,6 @@ class _Actor:
         process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, start_new_session=True)
         return cls(name, process)
 
-    async def reports(self) -> AsyncIterator[dict[str, Any]]:
-        while (report := await self.next_report()) is not None:
-            yield report
-
     async def next_report(self) -> dict[str, Any] | None:
         """The next report; None at the end of the process's output."""
         assert self.process.stdout is not None
@@ -177,8 +172,9 @@ class _Drawing:
 
 
 async def _follow(actor: _Actor, reports: trio.MemorySendChannel[tuple[float, str, dict[str, Any]]]) -> None:
+    # No generator: Ctrl-C may strike between two of its steps, and it would be left to the garbage collector.
     async with reports:
-        async for report in actor.reports():
+        while (report := await actor.next_report()) is not None:
             await reports.send((report["at"], actor.name, report))
 
 
