@@ -9,8 +9,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.run  ## two peers in two processes greet each other
 	$(BIN)/trishake demo
 
+# One more than there are cores: many tests wait for other processes.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
 test: $(VENV)/.dev  ## the tests, in under two minutes
-	$(BIN)/pytest -q -n auto --dist worksteal
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 slow: $(VENV)/.dev  ## the long tests
 	$(BIN)/pytest -q -m slow -n auto --dist worksteal
